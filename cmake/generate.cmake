@@ -16,6 +16,12 @@ endfunction()
 
 file(GLOB formats CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/quant/formats/*.h)
 qr_generate_rows(quant/formats.inc QR_FORMAT_ROW ${formats})
+set(text "/* Generated from file names by cmake/generate.cmake. */\n")
+foreach(file IN LISTS formats)
+    cmake_path(GET file FILENAME name)
+    string(APPEND text "#include \"quant/formats/${name}\"\n")
+endforeach()
+file(CONFIGURE OUTPUT ${generated}/quant/format_headers.inc CONTENT "${text}" @ONLY)
 file(GLOB architectures CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/model/arch/*.c)
 qr_generate_rows(model/arch_list.inc QR_ARCH_ROW ${architectures})
 
