@@ -36,6 +36,8 @@ endif()
 add_library(qr_llhttp STATIC ${QR_LLHTTP_SOURCE}/api.c ${QR_LLHTTP_SOURCE}/http.c ${QR_LLHTTP_SOURCE}/llhttp.c)
 target_include_directories(qr_llhttp SYSTEM PUBLIC ${QR_LLHTTP_INCLUDE})
 target_compile_options(qr_llhttp PRIVATE -w)
+# The strict grammar: no bare LF, no stray bytes in a URL or a chunk size.
+target_compile_definitions(qr_llhttp PUBLIC LLHTTP_STRICT_MODE=1)
 
 add_library(qr_deps_server INTERFACE)
 target_link_libraries(qr_deps_server INTERFACE qr_llhttp ${QR_EVENT_CORE} ${QR_EVENT_PTHREADS} Threads::Threads)
