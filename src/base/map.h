@@ -1,5 +1,6 @@
 /* Hash maps with open addressing: bytes -> uint32, and uint64 -> uint64. Keys of a qr_str_map are
- * borrowed: the caller keeps the bytes alive. Thread: read-only sharing is safe. */
+ * borrowed: the caller keeps the bytes alive. A map that never holds more than `expected` items takes no
+ * memory after init. Thread: read-only sharing is safe. */
 #ifndef QR_BASE_MAP_H
 #define QR_BASE_MAP_H
 
@@ -26,7 +27,6 @@ typedef struct qr_u64_map {
     struct qr_u64_map_slot *slots;
     size_t capacity;
     size_t count;
-    size_t used; /* with tombstones */
 } qr_u64_map;
 
 void qr_u64_map_init(qr_u64_map *map, size_t expected);
