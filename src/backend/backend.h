@@ -1,0 +1,68 @@
+/* The op table that a backend fills: a backend is a folder and one line in backend.c. Contracts of the ops are in
+ * ops.h; ops.c has checked shapes and taken output memory before it calls here, and never calls while planning.
+ * Only backend.c, ops.c and the backends include this file. Thread: as ops.h.
+ */
+#ifndef QR_BACKEND_BACKEND_H
+#define QR_BACKEND_BACKEND_H
+
+#include "backend/ops.h"
+
+/* Every backend's device and KV structs begin with these. */
+struct qr_device {
+    const struct qr_backend *backend;
+    char description[128];
+};
+struct qr_kv {
+    qr_device *device;
+    int n_layers, n_groups;
+    const qr_kv_spec *specs;   /* [n_layers], owned */
+    const uint8_t *group;      /* [n_layers], owned */
+    int32_t n_blocks, block_size;
+    qr_dtype dtype;
+};
+
+typedef struct qr_backend {
+    const char *name; /* "cpu" */
+    qr_status (*open)(const qr_device_options *options, qr_device **out, qr_error *err);
+    void (*close)(qr_device *device);
+    uint64_t (*memory_available)(const qr_device *device);
+    int32_t block_size, batched_tokens;
+
+    qr_status (*weight_prepare)(qr_device *, qr_weight *, const qr_prepare_options *, qr_error *);
+    void (*weight_release)(qr_device *, qr_weight *);
+    size_t (*weight_prepared_bytes)(const qr_device *, const qr_weight *, const qr_prepare_options *);
+    qr_status (*vector_prepare)(qr_device *, const qr_weight *, const float **, qr_error *);
+
+    qr_status (*kv_open)(qr_device *, const qr_kv_spec *, int n_layers, int32_t n_blocks, int32_t block_size,
+                         qr_dtype, qr_kv **, qr_error *);
+    void (*kv_close)(qr_kv *);
+
+    void *(*scratch_open)(qr_device *, size_t bytes, qr_error *); /* NULL: out of memory */
+    void (*scratch_close)(qr_device *, void *scratch, size_t bytes);
+    size_t (*linear_scratch_bytes)(const qr_device *, int64_t rows, int64_t cols); /* for quantised activations */
+
+    void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
+    qr_status (*step_end)(qr_device *, qr_error *);
+
+    void (*embed)(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);
+    void (*rmsnorm)(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor y);
+    void (*add)(qr_device *, qr_tensor x, qr_tensor y);
+    void (*add_rmsnorm)(qr_device *, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y);
+    void (*linear)(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count, qr_tensor *y,
+                   void *scratch);
+    void (*linear_swiglu)(qr_device *, qr_tensor x, const qr_weight *gate, const qr_weight *up, qr_tensor y, void *scratch);
+    void (*act_mul)(qr_device *, qr_tensor gate, qr_tensor up, qr_activation);
+    void (*head_norm)(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
+    qr_status (*rope_prepare)(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
+    void (*rope_release)(qr_device *, qr_rope_table *);
+    void (*rope)(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
+    void (*kv_store)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
+    size_t (*attention_scratch_bytes)(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);
+    void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads, float scale,
+                      qr_tensor y, void *scratch);
+    void (*gather)(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
+} qr_backend;
+
+extern const qr_backend qr_backend_cpu;
+
+#endif

@@ -1,0 +1,138 @@
+/* The operations that models call. ops.c checks shapes, takes output memory from the step's scratch and
+ * dispatches to the backend's table (backend.h): one level of indirection.
+ *
+ * A qr_ops is one execution: device, KV cache, batch and scratch. In planning mode (qr_ops_plan_begin) ops
+ * check shapes and take scratch but compute nothing: the peak is the exact scratch a batch shape needs.
+ * Determinism: each output row depends only on its own sequence's tokens; every reduction has one order that
+ * depends on shapes of the model and on absolute positions, never on the batch, the chunking or the threads.
+ * Thread: the engine thread (it is worker 0 of the CPU pool).
+ */
+#ifndef QR_BACKEND_OPS_H
+#define QR_BACKEND_OPS_H
+
+#include "backend/batch.h"
+#include "base/status.h"
+#include "loader/config.h"
+#include "quant/weight.h"
+#include "tensor/tensor.h"
+
+typedef struct qr_device qr_device; /* an opened backend: threads, streams, memory */
+typedef struct qr_kv qr_kv;         /* the paged KV cache of all layers in device memory */
+typedef struct qr_ops qr_ops;
+
+/* ---- Devices ---- */
+
+typedef struct qr_device_options {
+    const char *device; /* "auto", "cpu" */
+    const char *isa;    /* "auto", "generic", "avx2", "avx512" */
+    int threads;        /* 0: all */
+} qr_device_options;
+qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err);
+void qr_device_close(qr_device *device);
+const char *qr_device_name(const qr_device *device);     /* "cpu" */
+const char *qr_device_describe(const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */
+uint64_t qr_device_memory_available(const qr_device *device);
+int32_t qr_device_block_size(const qr_device *device);   /* the page size it wants: 16 on the CPU */
+int32_t qr_device_batched_tokens(const qr_device *device); /* a good token budget for a step: 512 on the CPU */
+
+/* ---- Weights ---- */
+
+/* Decides whether the weight is used in place or copied into a packed layout, and does it (in parallel).
+ * compute: the dtype dense weights are held in (--dtype). Only matrices go through here; use_as_embedding: rows are
+ * also read one by one by qr_op_embed. `dummy_seed` != 0: fills with seeded random-normal numbers instead of reading
+ * the parts (load format dummy). Errors: QR_OUT_OF_MEMORY, QR_UNSUPPORTED. */
+typedef struct qr_prepare_options {
+    qr_dtype compute;
+    bool use_as_embedding;
+    uint64_t dummy_seed;
+} qr_prepare_options;
+qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options, qr_error *err);
+void qr_weight_release(qr_device *device, qr_weight *weight);
+/* What prepare would do, without doing it: bytes copied (0: mapped as it is). For inspect and the memory plan. */
+size_t qr_weight_prepared_bytes(const qr_device *device, const qr_weight *weight, const qr_prepare_options *options);
+/* Vectors (norms, biases) become F32 in `arena`-like memory of the device: *out owned by the device until it
+ * closes. */
+qr_status qr_vector_prepare(qr_device *device, const qr_weight *weight, const float **out, qr_error *err);
+
+/* ---- KV cache ---- */
+
+size_t qr_kv_block_bytes(const qr_kv_spec *specs, int n_layers, int32_t block_size, qr_dtype dtype);
+/* specs of all layers; n_blocks per group. Errors: QR_OUT_OF_MEMORY. */
+qr_status qr_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks, int32_t block_size,
+                     qr_dtype dtype, qr_kv **out, qr_error *err);
+void qr_kv_close(qr_kv *kv);
+int qr_kv_group_of(const qr_kv *kv, int layer);
+/* Groups layers by window: fills group_window[] and returns the count, or -1 when more than QR_KV_GROUPS_MAX. Pure. */
+int qr_kv_groups(const qr_kv_spec *specs, int n_layers, int32_t group_window[QR_KV_GROUPS_MAX]);
+
+/* ---- Execution ---- */
+
+/* scratch_bytes: from planning. */
+qr_status qr_ops_open(qr_device *device, qr_kv *kv, size_t scratch_bytes, qr_ops **out, qr_error *err);
+void qr_ops_close(qr_ops *ops);
+/* A planning ops needs no memory: device, specs' shapes and a batch shape are enough. */
+qr_ops *qr_ops_plan_new(qr_device *device);
+size_t qr_ops_scratch_peak(const qr_ops *ops);
+
+void qr_ops_begin(qr_ops *ops, const qr_batch *batch); /* a step; scratch empty again */
+qr_status qr_ops_end(qr_ops *ops, qr_error *err);      /* waits for the device; QR_DEVICE_FAILED */
+const qr_batch *qr_ops_batch(const qr_ops *ops);
+
+/* Scratch is a stack: release what was taken since the mark (a layer's temporaries). */
+size_t qr_ops_mark(const qr_ops *ops);
+void qr_ops_release(qr_ops *ops, size_t mark);
+/* Bytes and FLOPs that the ops of this step had to move and do, counted as they are called. */
+void qr_ops_work(const qr_ops *ops, uint64_t *bytes, uint64_t *flops);
+
+/* Shapes: T = rows of x (batch->n_tokens unless said). Activations are F32 on the CPU. */
+
+/* An uninitialised activation [rows, cols] from the scratch: what a caller keeps across a mark. */
+qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols);
+
+/* [T] ids of the batch -> [T, hidden]. Ids were checked against the vocabulary at submission. */
+qr_tensor qr_op_embed(qr_ops *ops, const qr_weight *table);
+/* y = x / rms(x) * w, per row. */
+qr_tensor qr_op_rmsnorm(qr_ops *ops, qr_tensor x, const float *w, float eps);
+/* x += y; in place. */
+void qr_op_add(qr_ops *ops, qr_tensor x, qr_tensor y);
+/* x += y in place, then returns rmsnorm(x): one pass. */
+qr_tensor qr_op_add_rmsnorm(qr_ops *ops, qr_tensor x, qr_tensor y, const float *w, float eps);
+/* y[i] = x W[i]^T (+ bias[i], may be NULL): [T, K] x [N_i, K] -> [T, N_i]; up to 3 matrices that share x, so that x
+ * is quantised or converted once and threads are started once. */
+#define QR_LINEAR_MAX 3
+void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases, int count,
+                  qr_tensor *y);
+/* The same for one matrix into y [T, N], which the caller took. bias may be NULL. */
+void qr_op_linear_into(qr_ops *ops, qr_tensor x, const qr_weight *weight, const float *bias, qr_tensor y);
+/* silu(x Wg^T) * (x Wu^T): the gated MLP's first half, fused. */
+qr_tensor qr_op_linear_swiglu(qr_ops *ops, qr_tensor x, const qr_weight *gate, const qr_weight *up);
+/* Other gated activations: "silu", "gelu", "gelu_tanh"; out = act(gate) * up, in place in gate. */
+typedef enum qr_activation { QR_ACT_SILU, QR_ACT_GELU, QR_ACT_GELU_TANH } qr_activation;
+void qr_op_act_mul(qr_ops *ops, qr_tensor gate, qr_tensor up, qr_activation activation);
+/* RMS norm of each head of x [T, heads * head_dim] in place; w [head_dim] (Qwen3). */
+void qr_op_head_norm(qr_ops *ops, qr_tensor x, int32_t head_dim, const float *w, float eps);
+/* Rotary embedding in place by the batch's positions. table: qr_rope_table, made once per model. */
+typedef struct qr_rope_table {
+    const float *inv_freq; /* [rotary_dim / 2], scaling applied; model arena */
+    int32_t rotary_dim;    /* <= head_dim; the rest passes through */
+    float scale;           /* of cos and sin (YaRN's attention factor); 1 */
+    bool interleaved;      /* pairs (2i, 2i+1) instead of (i, i + rotary_dim / 2) */
+    void *prepared;        /* the backend's: cosines and sines by position, each computed once, when first needed */
+} qr_rope_table;
+/* positions: all that qr_op_rope will be asked for lie below it. The table must not move until it is released.
+ * Errors: QR_OUT_OF_MEMORY. */
+qr_status qr_rope_prepare(qr_device *device, qr_rope_table *table, int64_t positions, qr_error *err);
+void qr_rope_release(qr_device *device, qr_rope_table *table);
+void qr_op_rope(qr_ops *ops, qr_tensor x, int32_t head_dim, const qr_rope_table *table);
+/* Writes k, v [T, n_kv_heads * head_dim] of the batch's rows into the layer's pages. */
+void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v);
+/* Causal attention of q [T, n_heads * head_dim] over the layer's pages (own rows are stored before):
+ * softmax(scale q k^T) v -> [T, n_heads * head_dim]. Window from the layer's spec. The walk over KV is a function
+ * of absolute position only; masked rows are never read as values. */
+qr_tensor qr_op_attention(qr_ops *ops, int layer, qr_tensor q, int32_t n_heads, float scale);
+/* Rows of x named by rows[count] -> [count, cols]. */
+qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t count);
+/* Logits in host memory, F32 [x.rows, head rows]; valid until the scratch is released. Waits for the device. */
+const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head);
+
+#endif
