@@ -43,15 +43,31 @@ int32_t qr_kv_space_free(const qr_kv_space *space)
     return least;
 }
 
+/* Blocks that a sequence of `tokens` tokens holds at most in group g. */
+static int32_t blocks_in_group(const qr_kv_space *space, int g, int64_t tokens, int32_t chunk)
+{
+    /* A chunk that starts inside a block sees a window that starts inside another one. */
+    if (space->window[g] > 0)
+        tokens = QR_MIN(tokens, (int64_t)space->window[g] + chunk + 2 * (int64_t)space->block_size);
+    return blocks_of(space, tokens);
+}
+
 int32_t qr_kv_space_blocks_for(const qr_kv_space *space, int64_t tokens, int32_t chunk)
 {
     int32_t most = 0;
+    for (int g = 0; g < space->n_groups; g++)
+        most = QR_MAX(most, blocks_in_group(space, g, tokens, chunk));
+    return most;
+}
+
+int32_t qr_block_table_outlook(const qr_kv_space *space, const qr_block_table *table, int64_t tokens,
+                               int32_t chunk)
+{
+    int32_t most = 0;
     for (int g = 0; g < space->n_groups; g++) {
-        int64_t span = tokens;
-        /* A chunk that starts inside a block sees a window that starts inside another one. */
-        if (space->window[g] > 0)
-            span = QR_MIN(span, (int64_t)space->window[g] + chunk + 2 * (int64_t)space->block_size);
-        most = QR_MAX(most, blocks_of(space, span));
+        int32_t to_come = QR_MIN(blocks_in_group(space, g, tokens, chunk) - (table->count - table->first[g]),
+                                 blocks_of(space, tokens) - table->count);
+        most = QR_MAX(most, to_come);
     }
     return most;
 }

@@ -50,6 +50,9 @@ void qr_block_table_share(qr_kv_space *space, qr_block_table *table, const qr_bl
 
 /* Blocks that must be free for the table to cover `tokens` tokens. */
 int32_t qr_block_table_missing(const qr_kv_space *space, const qr_block_table *table, int64_t tokens);
+/* Blocks that it still takes, at most, until it has computed `tokens` tokens in chunks of `chunk`. */
+int32_t qr_block_table_outlook(const qr_kv_space *space, const qr_block_table *table, int64_t tokens,
+                               int32_t chunk);
 /* Grows the table to cover `tokens` tokens; false and unchanged when a group has too few free blocks. */
 bool qr_block_table_grow(qr_kv_space *space, qr_block_table *table, int64_t tokens);
 /* Frees what a token at `position` and later ones no longer see. */
