@@ -1,0 +1,132 @@
+/* Matrix products on the CPU: packed weight layouts, the forms that activations are brought into, and the table
+ * of kernels of an instruction set. Private to backend/cpu/.
+ *
+ * Layout. Sixteen rows of a weight (a panel) lie interleaved, so that one broadcast activation feeds sixteen
+ * outputs: 4 bytes of k for each row side by side (8-bit; two nibbles, a step of 4 k in the low and one in the
+ * high ones), 2 BF16 (a k pair), one F16 or F32. Block scales of the panel stand before its numbers. The last
+ * panel is padded with zeros. All instruction sets read the same layouts.
+ *
+ * Numerics. An output is one chain: exact int32 sums within a block of K, then one float accumulator that takes the
+ * blocks in order (dense: one fused multiply-add a k, or a k pair). That chain does not depend on the number of
+ * rows, on the tile an output falls into, or on the thread, so decode, chunk and recompute agree to the bit. Weights
+ * are used as the format defines them, never re-rounded; activations are rounded to 8 bits a block of 32 for
+ * block formats, to BF16 for BF16 weights where the CPU has a BF16 dot product, and not at all otherwise.
+ * The generic kernels multiply dequantised weights with F32 activations: they are the reference.
+ * Thread: as cpu.h.
+ */
+#ifndef QR_BACKEND_CPU_LINEAR_H
+#define QR_BACKEND_CPU_LINEAR_H
+
+#include "backend/cpu/cpu.h"
+
+enum { CPU_PANEL = 16, CPU_BLOCK = 32, CPU_SUPER = 256 };
+
+/* qr_weight.layout. CPU_LAYOUT_PARTS: as the container has it, read through the format's dequant_row. */
+typedef enum cpu_layout {
+    CPU_LAYOUT_PARTS,
+    CPU_LAYOUT_F32,
+    CPU_LAYOUT_F16,
+    CPU_LAYOUT_BF16,
+    CPU_LAYOUT_Q8_0, /* d; 8 steps of [16][4] bytes q + 128 */
+    CPU_LAYOUT_Q4_0, /* d; 4 pairs of steps [16][4]: nibbles q of step s (low) and s + 4 (high), value d (q - 8) */
+    CPU_LAYOUT_Q4_1, /* d, m; as Q4_0, value d q + m */
+    CPU_LAYOUT_Q4_K, /* d, dmin, 8 sub-block scales and minima as bytes; sub-blocks 2j (low) and 2j + 1 (high) */
+    CPU_LAYOUT_Q6_K, /* d, 16 sub-block scales; per 16 k: 2 x 64 bytes of nibbles, 64 bytes of high bit pairs */
+    CPU_LAYOUT_COUNT
+} cpu_layout;
+
+typedef struct cpu_layout_traits {
+    const char *name;
+    int block;        /* k in a block */
+    int scale_bytes;  /* of a panel's block: scales, before all numbers of the panel */
+    int number_bytes; /* of a panel's block */
+} cpu_layout_traits;
+extern const cpu_layout_traits cpu_layouts[CPU_LAYOUT_COUNT];
+
+/* Where things are in a packed weight. */
+typedef struct cpu_panels {
+    const uint8_t *data;
+    size_t panel_bytes;
+    size_t numbers; /* offset of a panel's numbers: its scales come first */
+    int64_t blocks; /* along K */
+    int64_t rows;   /* of the weight: the last panel may have fewer than CPU_PANEL */
+} cpu_panels;
+size_t cpu_panel_bytes(cpu_layout layout, int64_t cols);
+cpu_panels cpu_panels_of(const qr_weight *weight);
+static inline int64_t cpu_panel_count(int64_t rows) { return (rows + CPU_PANEL - 1) / CPU_PANEL; }
+
+/* ---- Activations ---- */
+
+typedef enum cpu_form {
+    CPU_FORM_F32,  /* float [cols] */
+    CPU_FORM_BF16, /* BF16 [cols], even */
+    CPU_FORM_Q8,   /* a record, see cpu_record */
+    CPU_FORM_COUNT
+} cpu_form;
+
+/* A row as int8 with what every block format needs beside it, so that weights of different formats can share it:
+ *   q[cols] int8 | d[blocks] float, x = d q | ds[blocks] float, d * sum q | c8[blocks] int32, -128 * sum q |
+ *   c4[blocks] int32, -8 * sum q | c6[2 blocks] int32, -32 * sum q of each half block. */
+typedef struct cpu_record {
+    int64_t d, ds, c8, c4, c6; /* byte offsets */
+    int64_t bytes;             /* of a row, a multiple of 64 that spreads rows over cache sets */
+} cpu_record;
+cpu_record cpu_record_of(int64_t cols);
+
+/* Rows of x in one form. */
+typedef struct cpu_rows {
+    const uint8_t *data;
+    int64_t row_bytes; /* between rows */
+    int64_t cols;
+    cpu_record at; /* CPU_FORM_Q8 */
+} cpu_rows;
+
+/* ---- Kernels ---- */
+
+/* y[i][j] = x[i] . w[j] for `rows` rows from row0 and `panels` panels from panel0 on; y points at the first of them.
+ * Only columns of the weight are written. */
+typedef struct cpu_tile {
+    const cpu_rows *x;
+    int64_t row0, rows;
+    const qr_weight *weight;
+    cpu_panels w;
+    int64_t panel0, panels;
+    float *y;
+    int64_t y_stride; /* floats between rows */
+} cpu_tile;
+typedef void (*cpu_tile_kernel)(const cpu_tile *tile);
+
+/* Panels that a kernel works on side by side: chunks are multiples of it. */
+enum { CPU_PANEL_GROUP = 4 };
+
+typedef struct cpu_linear_kernels {
+    const char *name;
+    cpu_form form[CPU_LAYOUT_COUNT];
+    cpu_tile_kernel tile[CPU_LAYOUT_COUNT];                          /* NULL: the layout is not used */
+    void (*quantize)(const float *x, int64_t cols, uint8_t *record); /* cols: a multiple of 32 */
+    void (*to_bf16)(const float *x, int64_t cols, uint16_t *y);
+    void (*silu_mul)(const float *gate, const float *up, float *y,
+                     int64_t n); /* y = gate / (1 + e^-gate) * up */
+} cpu_linear_kernels;
+
+extern const cpu_linear_kernels cpu_linear_generic, cpu_linear_avx2, cpu_linear_avx512,
+    cpu_linear_avx512_bf16;
+const cpu_linear_kernels *cpu_linear_for(cpu_isa isa, bool bf16);
+
+/* ---- Entries of the backend table ---- */
+qr_status cpu_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options,
+                             qr_error *err);
+void cpu_weight_release(qr_device *device, qr_weight *weight);
+size_t cpu_weight_prepared_bytes(const qr_device *device, const qr_weight *weight,
+                                 const qr_prepare_options *options);
+qr_status cpu_vector_prepare(qr_device *device, const qr_weight *weight, const float **out, qr_error *err);
+size_t cpu_linear_scratch_bytes(const qr_device *device, int64_t rows, int64_t cols);
+void cpu_linear(qr_device *device, qr_tensor x, const qr_weight *const *w, const float *const *bias,
+                int count, qr_tensor *y, void *scratch);
+void cpu_linear_swiglu(qr_device *device, qr_tensor x, const qr_weight *gate, const qr_weight *up,
+                       qr_tensor y, void *scratch);
+
+/* Row `row` of a prepared weight, dequantised: cols floats. */
+void cpu_weight_row(const cpu_device *device, const qr_weight *weight, int64_t row, float *out);
+
+#endif
