@@ -27,7 +27,7 @@ foreach(file IN LISTS FILES)
     string(APPEND rows "    {\"${name}\", \"${type_${extension}}\", asset_${index}, ${bytes}},\n")
     math(EXPR index "${index} + 1")
 endforeach()
-file(WRITE ${OUTPUT} "/* Generated from web/ by cmake/embed_web.cmake. */
+file(WRITE ${OUTPUT} "/* Made by cmake/embed_web.cmake from web/. */
 #include \"server/web_assets.h\"
 
 ${arrays}

@@ -1,7 +1,7 @@
 # The file is the registration: tables made from file names, in sorted order, when CMake configures.
 # `row` is a macro that the including file defines.
 function(qr_generate_rows output row)
-    set(text "/* Generated from file names by cmake/generate.cmake. */\n")
+    set(text "/* Made by cmake/generate.cmake from file names. */\n")
     set(names)
     foreach(file IN LISTS ARGN)
         cmake_path(GET file STEM name)
@@ -16,7 +16,7 @@ endfunction()
 
 file(GLOB formats CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/quant/formats/*.h)
 qr_generate_rows(quant/formats.inc QR_FORMAT_ROW ${formats})
-set(text "/* Generated from file names by cmake/generate.cmake. */\n")
+set(text "/* Made by cmake/generate.cmake from file names. */\n")
 foreach(file IN LISTS formats)
     cmake_path(GET file FILENAME name)
     string(APPEND text "#include \"quant/formats/${name}\"\n")

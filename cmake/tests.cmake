@@ -1,4 +1,5 @@
-# Test programs by place and name; `ctest -L unit|kernels|sim|golden|fuzz` picks a kind.
+# Test programs by place and name; `ctest -L unit|kernels|sim|golden|fuzz` picks a kind, `-L threads` those
+# that start threads (for the thread sanitizer).
 find_library(QR_CMOCKA cmocka)
 find_package(Python3 COMPONENTS Interpreter QUIET)
 
@@ -55,7 +56,12 @@ foreach(kind unit kernels sim golden)
         qr_test_program(${name} ${file})
         target_link_libraries(${name} PRIVATE ${QR_CMOCKA})
         add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-        set_tests_properties(${name} PROPERTIES LABELS ${kind} SKIP_RETURN_CODE 77 TIMEOUT 600
+        file(STRINGS ${file} threads LIMIT_COUNT 1 REGEX "pthread_create|qr_engine_|qr_server_|qr_pool_")
+        set(labels ${kind})
+        if(threads)
+            list(APPEND labels threads)
+        endif()
+        set_tests_properties(${name} PROPERTIES LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 900
             ENVIRONMENT "${QR_TEST_ENVIRONMENT}")
     endforeach()
 endforeach()
@@ -90,7 +96,9 @@ foreach(file IN LISTS files)
     qr_test_program(${name} ${file})
 endforeach()
 
-if(Python3_FOUND AND EXISTS ${CMAKE_SOURCE_DIR}/tools/tidy.py)
+# The tree's own rules, and the tests of the tools (Python's standard library alone).
+if(Python3_FOUND)
     add_test(NAME tidy COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tools/tidy.py)
-    set_tests_properties(tidy PROPERTIES LABELS tidy)
+    add_test(NAME tools COMMAND ${Python3_EXECUTABLE} -m unittest discover -s ${CMAKE_SOURCE_DIR}/tests/tools)
+    set_tests_properties(tidy tools PROPERTIES LABELS tidy)
 endif()

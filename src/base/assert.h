@@ -1,4 +1,5 @@
-/* QR_ASSERT: for bugs only, on in every build, aborts with file, line and text. Never on input. */
+/* QR_ASSERT: for bugs only, on in every build, aborts with file, line and text. Never on input.
+ * Thread: any. */
 #ifndef QR_BASE_ASSERT_H
 #define QR_BASE_ASSERT_H
 
