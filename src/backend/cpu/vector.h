@@ -14,19 +14,21 @@
 /* Rows of a tile of attention that one kernel call handles at most, and keys in a tile: both are part of the
  * numerics only through CPU_ATTENTION_TILE (the walk over keys restarts at its multiples). */
 enum { CPU_ATTENTION_ROWS = 6, CPU_ATTENTION_TILE = 256 };
+#define CPU_ATTENTION_EMPTY (-1e30f) /* the maximum of no scores: finite, so that differences are defined */
 
 /* One tile of keys for up to CPU_ATTENTION_ROWS query rows (rows = queries x heads of one KV group).
  * K lies as [key group][head_dim][lanes], V as [key][head_dim], both in blocks (pages) of block_size keys. */
 typedef struct cpu_attention_tile {
-    const void *const *k_blocks; /* [blocks of the tile] pages of this KV head; entry b holds keys b * block_size .. */
+    const void *const *k_blocks; /* [blocks of the tile] pages of this KV head */
     const void *const *v_blocks;
+    int32_t start;               /* slot of the tile's first key in the first block */
     int32_t block_size, head_dim;
     int32_t rows;
     const float *q;              /* [rows][head_dim], scaled by softmax scale x log2(e) */
     const int32_t *first, *last; /* [rows] keys seen: tile offsets [first, last), first < last unless nothing is seen */
     float *scores;               /* [rows][CPU_ATTENTION_TILE] scratch, 64-byte aligned */
     float *out;                  /* [rows][head_dim]: sum of 2^(score - max) x value */
-    float *max, *sum;            /* [rows] */
+    float *max, *sum;            /* [rows]; of a row that sees nothing: CPU_ATTENTION_EMPTY and 0 */
 } cpu_attention_tile;
 
 typedef void (*cpu_attention_kernel)(const cpu_attention_tile *tile);
