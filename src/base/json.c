@@ -68,6 +68,9 @@ static qr_status check_limits(qr_str text, const qr_json_limits *limits, qr_json
     if (text.len > limits->bytes_max)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: %zu bytes, more than the limit of %zu", text.len,
                        limits->bytes_max);
+    const char *nul = text.len > 0 ? memchr(text.data, '\0', text.len) : NULL;
+    if (nul != NULL) /* jansson takes one after a number for the end of the text */
+        return qr_fail(err, QR_INVALID_ARGUMENT, "JSON: NUL byte at offset %td", nul - text.data);
     *census = qr_json_take_census(text);
     if (census->depth > limits->depth_max)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: nested %zu deep, more than the limit of %zu", census->depth,

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/utf8.h"
 
 /* One byte per open level. */
@@ -368,12 +369,12 @@ bool qr_json_scan_number(qr_json_scan *scan, double *value)
         *value = n.negative ? -magnitude : magnitude;
         return true;
     }
-    char text[128];
-    if (n.len >= sizeof(text))
-        return fail(scan, "number too long");
-    memcpy(text, n.start, n.len);
-    text[n.len] = '\0';
-    *value = strtod(text, NULL);
+    char text[128]; /* strtod wants an end; hardly a number is longer */
+    char *copy = n.len < sizeof(text) ? memcpy(text, n.start, n.len) : qr_strndup(n.start, n.len);
+    copy[n.len] = '\0';
+    *value = strtod(copy, NULL);
+    if (copy != text)
+        qr_free(copy);
     return (*value - *value == 0) || fail(scan, "number out of range");
 }
 

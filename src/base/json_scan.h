@@ -1,5 +1,5 @@
 /* A pull scanner over JSON text in memory, for files too large for a tree (an 8 MB tokenizer.json, a
- * safetensors header). It checks syntax as it goes, allocates nothing and keeps no tree; strings come as
+ * safetensors header). It checks syntax as it goes, allocates nothing (but for numbers of 128 characters) and keeps no tree; strings come as
  * raw slices and are unescaped on request. Depth is bounded. Thread: one owner.
  *
  *     qr_json_scan scan;

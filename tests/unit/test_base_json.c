@@ -86,6 +86,10 @@ static void bad_text_is_refused_with_its_place(void **state)
     refusal("[1e999]", "real number overflow");
     refusal("\"\\ud8", "JSON");
     refusal("[NaN]", "JSON");
+    qr_json *json = NULL;
+    qr_error err;
+    assert_int_equal(qr_json_parse(qr_str_make("-1\0", 3), &qr_json_limits_request, &json, &err), QR_INVALID_ARGUMENT);
+    assert_string_equal(err.message, "JSON: NUL byte at offset 2");
 }
 
 static void costs_are_bounded_before_memory_is_taken(void **state)
@@ -336,6 +340,11 @@ static void scanned_numbers_are_exact_and_bounded(void **state)
         assert_true(qr_json_scan_number(&scan, &number));
         assert_true(number == strtod(reals[i], NULL));
     }
+    char wide[200];
+    memset(wide, '1', sizeof(wide) - 1);
+    wide[sizeof(wide) - 1] = '\0';
+    qr_json_scan_init(&scan, qr_str_of(wide));
+    assert_true(qr_json_scan_number(&scan, &number) && number == strtod(wide, NULL));
     qr_json_scan_init(&scan, QR_STR("1e400"));
     assert_false(qr_json_scan_number(&scan, &number));
     qr_json_scan_init(&scan, QR_STR("1e99999999999999999999"));
