@@ -19,11 +19,11 @@ void qr_arena_init(qr_arena *arena, size_t chunk_bytes);
 void qr_arena_release(qr_arena *arena);
 void qr_arena_reset(qr_arena *arena); /* forgets everything, keeps the chunks */
 
-void *qr_arena_alloc(qr_arena *arena, size_t bytes);                       /* 64-byte aligned, uninitialised */
-void *qr_arena_calloc(qr_arena *arena, size_t count, size_t item_bytes);   /* zeroed; aborts on overflow */
+void *qr_arena_alloc(qr_arena *arena, size_t bytes);                     /* 64-byte aligned, uninitialised */
+void *qr_arena_calloc(qr_arena *arena, size_t count, size_t item_bytes); /* zeroed; aborts on overflow */
 char *qr_arena_strndup(qr_arena *arena, const char *text, size_t len);
 
-#define QR_ARENA_NEW(arena, type) ((type *)qr_arena_calloc((arena), 1, sizeof(type)))
+#define QR_ARENA_NEW(arena, type)          ((type *)qr_arena_calloc((arena), 1, sizeof(type)))
 #define QR_ARENA_ARRAY(arena, type, count) ((type *)qr_arena_calloc((arena), (count), sizeof(type)))
 
 #endif

@@ -5,7 +5,6 @@
 
 _Noreturn void qr_assert_failed(const char *text, const char *file, int line);
 
-#define QR_ASSERT(condition) \
-    ((condition) ? (void)0 : qr_assert_failed(#condition, __FILE__, __LINE__))
+#define QR_ASSERT(condition) ((condition) ? (void)0 : qr_assert_failed(#condition, __FILE__, __LINE__))
 
 #endif

@@ -119,8 +119,8 @@ static bool lists_controller(const char *list, const char *name)
 }
 
 /* A line of /proc/self/cgroup is "number:controllers:path"; version 2 has number 0 and no controllers. */
-static double line_limit(char *line, const char *mount, const char *controller, level_limit v1, level_limit v2,
-                         double best)
+static double line_limit(char *line, const char *mount, const char *controller, level_limit v1,
+                         level_limit v2, double best)
 {
     char *controllers = strchr(line, ':');
     char *group = controllers != NULL ? strchr(controllers + 1, ':') : NULL;

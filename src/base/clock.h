@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-uint64_t qr_clock_ns(void);      /* monotonic */
-int64_t qr_clock_unix_s(void);   /* wall clock, seconds since 1970 */
+uint64_t qr_clock_ns(void);    /* monotonic */
+int64_t qr_clock_unix_s(void); /* wall clock, seconds since 1970 */
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 typedef struct qr_cpu_features {
-    bool avx2;        /* AVX2, FMA and F16C, with the OS saving ymm */
-    bool avx512;      /* F, BW, DQ, VL and CD, with the OS saving zmm */
+    bool avx2;   /* AVX2, FMA and F16C, with the OS saving ymm */
+    bool avx512; /* F, BW, DQ, VL and CD, with the OS saving zmm */
     bool avx512_vnni;
     bool avx512_bf16;
     bool sha;

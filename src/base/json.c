@@ -63,7 +63,8 @@ static void ready(void)
 
 /* ---- Parsing --------------------------------------------------------------------------------------- */
 
-static qr_status check_limits(qr_str text, const qr_json_limits *limits, qr_json_census *census, qr_error *err)
+static qr_status check_limits(qr_str text, const qr_json_limits *limits, qr_json_census *census,
+                              qr_error *err)
 {
     if (text.len > limits->bytes_max)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: %zu bytes, more than the limit of %zu", text.len,
@@ -73,8 +74,8 @@ static qr_status check_limits(qr_str text, const qr_json_limits *limits, qr_json
         return qr_fail(err, QR_INVALID_ARGUMENT, "JSON: NUL byte at offset %td", nul - text.data);
     *census = qr_json_take_census(text);
     if (census->depth > limits->depth_max)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: nested %zu deep, more than the limit of %zu", census->depth,
-                       limits->depth_max);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: nested %zu deep, more than the limit of %zu",
+                       census->depth, limits->depth_max);
     if (census->values > limits->values_max)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: about %zu values, more than the limit of %zu",
                        census->values, limits->values_max);
@@ -109,7 +110,8 @@ qr_status qr_json_parse(qr_str text, const qr_json_limits *limits, qr_json **out
     if (budget.exceeded)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "JSON: needs more than the limit of %zu bytes of memory",
                        limits->memory_max);
-    return qr_fail(err, QR_INVALID_ARGUMENT, "JSON: line %d, column %d: %s", error.line, error.column, error.text);
+    return qr_fail(err, QR_INVALID_ARGUMENT, "JSON: line %d, column %d: %s", error.line, error.column,
+                   error.text);
 }
 
 qr_status qr_json_read_file(const char *path, qr_json **out, qr_error *err)
@@ -154,18 +156,25 @@ const char *qr_json_type_name(qr_json_type type)
     return (size_t)type < QR_COUNT_OF(names) ? names[type] : "unknown";
 }
 
-bool qr_json_is(const qr_json *json, qr_json_type type) { return json != NULL && qr_json_typeof(json) == type; }
+bool qr_json_is(const qr_json *json, qr_json_type type)
+{
+    return json != NULL && qr_json_typeof(json) == type;
+}
 
 const qr_json *qr_json_get(const qr_json *object, const char *key)
 {
     return wrap(json_object_get(tree(object), key)); /* NULL for NULL and for what is not an object */
 }
 
-const qr_json *qr_json_at(const qr_json *array, size_t index) { return wrap(json_array_get(tree(array), index)); }
+const qr_json *qr_json_at(const qr_json *array, size_t index)
+{
+    return wrap(json_array_get(tree(array), index));
+}
 
 size_t qr_json_count(const qr_json *container)
 {
-    return json_is_array(tree(container)) ? json_array_size(tree(container)) : json_object_size(tree(container));
+    return json_is_array(tree(container)) ? json_array_size(tree(container))
+                                          : json_object_size(tree(container));
 }
 
 bool qr_json_bool(const qr_json *json, bool fallback)
@@ -200,7 +209,10 @@ const char *qr_json_cstring(const qr_json *json, const char *fallback)
 }
 
 void *qr_json_iter(const qr_json *object) { return json_object_iter(tree(object)); }
-void *qr_json_iter_next(const qr_json *object, void *iter) { return json_object_iter_next(tree(object), iter); }
+void *qr_json_iter_next(const qr_json *object, void *iter)
+{
+    return json_object_iter_next(tree(object), iter);
+}
 qr_str qr_json_iter_key(void *iter)
 {
     return qr_str_make(json_object_iter_key(iter), json_object_iter_key_len(iter));

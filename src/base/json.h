@@ -19,10 +19,10 @@
 typedef struct qr_json qr_json; /* an alias of json_t, borrowed unless said otherwise */
 
 typedef struct qr_json_limits {
-    size_t bytes_max;   /* of text */
+    size_t bytes_max; /* of text */
     size_t depth_max;
     size_t values_max;
-    size_t memory_max;  /* of the tree */
+    size_t memory_max; /* of the tree */
     bool allow_duplicates;
 } qr_json_limits;
 
@@ -36,11 +36,17 @@ qr_status qr_json_read_file(const char *path, qr_json **out, qr_error *err);
 void qr_json_free(qr_json *json);
 
 typedef enum qr_json_type {
-    QR_JSON_NULL, QR_JSON_BOOL, QR_JSON_INT, QR_JSON_REAL, QR_JSON_STRING, QR_JSON_ARRAY, QR_JSON_OBJECT
+    QR_JSON_NULL,
+    QR_JSON_BOOL,
+    QR_JSON_INT,
+    QR_JSON_REAL,
+    QR_JSON_STRING,
+    QR_JSON_ARRAY,
+    QR_JSON_OBJECT
 } qr_json_type;
 
-qr_json_type qr_json_typeof(const qr_json *json); /* json must not be NULL */
-const char *qr_json_type_name(qr_json_type type); /* "null", "boolean", "integer", "number", ... */
+qr_json_type qr_json_typeof(const qr_json *json);        /* json must not be NULL */
+const char *qr_json_type_name(qr_json_type type);        /* "null", "boolean", "integer", "number", ... */
 bool qr_json_is(const qr_json *json, qr_json_type type); /* false for NULL */
 
 const qr_json *qr_json_get(const qr_json *object, const char *key); /* NULL when absent or not an object */
@@ -48,9 +54,9 @@ const qr_json *qr_json_at(const qr_json *array, size_t index);      /* NULL when
 size_t qr_json_count(const qr_json *container);                     /* array or object; else 0 */
 
 bool qr_json_bool(const qr_json *json, bool fallback);
-int64_t qr_json_int(const qr_json *json, int64_t fallback);   /* reals with an integer value count */
+int64_t qr_json_int(const qr_json *json, int64_t fallback); /* reals with an integer value count */
 double qr_json_number(const qr_json *json, double fallback);
-qr_str qr_json_string(const qr_json *json);                    /* {NULL, 0} when not a string */
+qr_str qr_json_string(const qr_json *json); /* {NULL, 0} when not a string */
 const char *qr_json_cstring(const qr_json *json, const char *fallback);
 
 /* Iteration in document order: for (void *it = qr_json_iter(o); it; it = qr_json_iter_next(o, it)). */

@@ -6,9 +6,9 @@
 /* Bytes that mean something to the census; the rest is passed over at one table look-up each. */
 enum { PLAIN, QUOTE, OPEN, CLOSE, COMMA, DIGIT };
 static const unsigned char kinds[256] = {
-    ['"'] = QUOTE, ['['] = OPEN,  ['{'] = OPEN,  [']'] = CLOSE, ['}'] = CLOSE, [','] = COMMA, ['0'] = DIGIT,
-    ['1'] = DIGIT, ['2'] = DIGIT, ['3'] = DIGIT, ['4'] = DIGIT, ['5'] = DIGIT, ['6'] = DIGIT, ['7'] = DIGIT,
-    ['8'] = DIGIT, ['9'] = DIGIT,
+    ['"'] = QUOTE, ['['] = OPEN,  ['{'] = OPEN,  [']'] = CLOSE, ['}'] = CLOSE, [','] = COMMA,
+    ['0'] = DIGIT, ['1'] = DIGIT, ['2'] = DIGIT, ['3'] = DIGIT, ['4'] = DIGIT, ['5'] = DIGIT,
+    ['6'] = DIGIT, ['7'] = DIGIT, ['8'] = DIGIT, ['9'] = DIGIT,
 };
 
 enum { INT64_DIGITS = 19 }; /* of 9223372036854775807 */

@@ -129,7 +129,7 @@ bool qr_json_scan_skip(qr_json_scan *scan)
         bool found = false;
         while (!scan->failed && !found && scan->depth > base)
             found = scan->state[scan->depth - 1] & LEVEL_OBJECT ? qr_json_scan_key(scan, &text)
-                                                                 : qr_json_scan_item(scan);
+                                                                : qr_json_scan_item(scan);
     } while (!scan->failed && scan->depth > base);
     return !scan->failed;
 }
@@ -277,7 +277,10 @@ typedef struct number {
     bool negative, integer, exact; /* exact: digits did not overflow */
 } number;
 
-static bool is_digit(qr_str text, size_t at) { return at < text.len && text.data[at] >= '0' && text.data[at] <= '9'; }
+static bool is_digit(qr_str text, size_t at)
+{
+    return at < text.len && text.data[at] >= '0' && text.data[at] <= '9';
+}
 
 static size_t read_digits(qr_str text, size_t at, number *out)
 {

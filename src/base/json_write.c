@@ -139,7 +139,8 @@ static json_t *next_value(level *top, size_t depth, int indent, qr_buf *out)
     if (!is_object)
         return json_array_get(top->container, top->index - 1);
     json_t *value = json_object_iter_value(top->iter);
-    qr_json_append_string(out, qr_str_make(json_object_iter_key(top->iter), json_object_iter_key_len(top->iter)));
+    qr_json_append_string(out,
+                          qr_str_make(json_object_iter_key(top->iter), json_object_iter_key_len(top->iter)));
     qr_buf_append_cstr(out, indent > 0 ? ": " : ":");
     top->iter = json_object_iter_next(top->container, top->iter);
     return value;

@@ -20,7 +20,10 @@ static inline void qr_list_insert_before(qr_list *at, qr_list *node)
     at->prev = node;
 }
 static inline void qr_list_push_back(qr_list *head, qr_list *node) { qr_list_insert_before(head, node); }
-static inline void qr_list_push_front(qr_list *head, qr_list *node) { qr_list_insert_before(head->next, node); }
+static inline void qr_list_push_front(qr_list *head, qr_list *node)
+{
+    qr_list_insert_before(head->next, node);
+}
 static inline void qr_list_remove(qr_list *node)
 {
     node->prev->next = node->next;

@@ -12,7 +12,8 @@ static atomic_int lowest = QR_LOG_OFF;                    /* read first, without
 static void (*sink_function)(void *user, qr_log_level level, const char *line);
 static void *sink_user;
 
-void qr_log_set(qr_log_level level, void (*sink)(void *user, qr_log_level level, const char *line), void *user)
+void qr_log_set(qr_log_level level, void (*sink)(void *user, qr_log_level level, const char *line),
+                void *user)
 {
     pthread_mutex_lock(&mutex);
     sink_function = sink;

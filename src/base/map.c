@@ -59,7 +59,8 @@ static void str_grow(qr_str_map *map)
     for (size_t i = 0; i < map->capacity; i++) {
         const struct qr_str_map_slot *slot = &map->slots[i];
         if (slot->data != NULL)
-            *str_slot(&bigger, qr_str_make(slot->data, slot->len), qr_hash64(slot->data, slot->len, 0)) = *slot;
+            *str_slot(&bigger, qr_str_make(slot->data, slot->len), qr_hash64(slot->data, slot->len, 0)) =
+                *slot;
     }
     bigger.count = map->count;
     qr_str_map_release(map);
@@ -79,7 +80,8 @@ static bool str_put(qr_str_map *map, qr_str key, uint32_t value, bool replace)
             slot->value = value;
         return false;
     }
-    *slot = (struct qr_str_map_slot){key.data != NULL ? key.data : "", key.len, (uint32_t)(hash >> 32), value};
+    *slot =
+        (struct qr_str_map_slot){key.data != NULL ? key.data : "", key.len, (uint32_t)(hash >> 32), value};
     map->count++;
     return true;
 }
@@ -117,7 +119,10 @@ void qr_u64_map_release(qr_u64_map *map)
     *map = (qr_u64_map){0};
 }
 
-static size_t u64_home(const qr_u64_map *map, uint64_t key) { return (size_t)qr_hash_mix(key) & (map->capacity - 1); }
+static size_t u64_home(const qr_u64_map *map, uint64_t key)
+{
+    return (size_t)qr_hash_mix(key) & (map->capacity - 1);
+}
 
 static size_t u64_index(const qr_u64_map *map, uint64_t key)
 {

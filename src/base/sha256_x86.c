@@ -14,13 +14,15 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void block_x86(__m128i state[
     for (int group = 0; group < 16; group++) {
         __m128i *now = &w[group % 4];
         if (group < 4) {
-            *now = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(block + 16 * group)), byte_swap);
+            *now = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(block + 16 * group)),
+                                    byte_swap);
         } else {
             const __m128i w1 = w[(group + 1) % 4], w2 = w[(group + 2) % 4], w3 = w[(group + 3) % 4];
             __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(*now, w1), _mm_alignr_epi8(w3, w2, 4));
             *now = _mm_sha256msg2_epu32(sum, w3);
         }
-        __m128i wk = _mm_add_epi32(*now, _mm_loadu_si128((const __m128i *)(const void *)(qr_sha256_k + 4 * group)));
+        __m128i wk =
+            _mm_add_epi32(*now, _mm_loadu_si128((const __m128i *)(const void *)(qr_sha256_k + 4 * group)));
         cdgh = _mm_sha256rnds2_epu32(cdgh, abef, wk);
         abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(wk, 0x0E));
     }

@@ -17,8 +17,14 @@ static bool status_known(qr_status status)
     return (size_t)status < sizeof(statuses) / sizeof(statuses[0]) && statuses[status].name != NULL;
 }
 
-const char *qr_status_name(qr_status status) { return status_known(status) ? statuses[status].name : "UNKNOWN"; }
-const char *qr_status_text(qr_status status) { return status_known(status) ? statuses[status].text : "unknown status"; }
+const char *qr_status_name(qr_status status)
+{
+    return status_known(status) ? statuses[status].name : "UNKNOWN";
+}
+const char *qr_status_text(qr_status status)
+{
+    return status_known(status) ? statuses[status].text : "unknown status";
+}
 int qr_status_http(qr_status status) { return status_known(status) ? statuses[status].http : 500; }
 
 /* The message is one line whatever a file name or a request put into it. */

@@ -17,7 +17,8 @@
 /* Writes the message ("where: what: the values") into err when it is not NULL and returns `status`, so
  * that `return qr_fail(err, QR_INVALID_ARGUMENT, "%s: ...", path)` is one line. Truncates at 255 bytes,
  * never inside a UTF-8 character. */
-qr_status qr_fail(qr_error *err, qr_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+qr_status qr_fail(qr_error *err, qr_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Puts `prefix: ` before the message that err already holds; for callers that know the "where". */
 void qr_error_prefix(qr_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));

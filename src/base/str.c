@@ -5,7 +5,10 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-bool qr_str_equal(qr_str a, qr_str b) { return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0); }
+bool qr_str_equal(qr_str a, qr_str b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
 bool qr_str_equals(qr_str a, const char *text) { return qr_str_equal(a, qr_str_of(text)); }
 
 bool qr_str_starts(qr_str text, qr_str prefix)

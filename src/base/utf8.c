@@ -78,7 +78,8 @@ size_t qr_utf8_validate(const char *text, size_t len)
     size_t at = 0;
     while (at < len) {
         uint64_t eight;
-        if (len - at >= 8 && (__builtin_memcpy(&eight, text + at, 8), (eight & UINT64_C(0x8080808080808080)) == 0)) {
+        if (len - at >= 8 &&
+            (__builtin_memcpy(&eight, text + at, 8), (eight & UINT64_C(0x8080808080808080)) == 0)) {
             at += 8;
             continue;
         }

@@ -43,7 +43,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool scanned = qr_json_scan_skip(&scan) && qr_json_scan_end(&scan);
     /* jansson refuses escaped NULs and keys with NUL; the scanner leaves that to its user. A byte order mark
      * is the scanner's to skip. */
-    bool comparable = !contains_nul_escape(data, size) && !(size >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0);
+    bool comparable =
+        !contains_nul_escape(data, size) && !(size >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0);
     if (comparable && status != QR_LIMIT_EXCEEDED)
         QR_ASSERT(scanned == (status == QR_OK));
     qr_json_free(json);

@@ -39,9 +39,18 @@ static void every_code_point_encodes_and_decodes(void **state)
 static void ill_formed_sequences_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"\x80",         "\xC0\xAF",         "\xC1\xBF",         "\xE0\x9F\xBF",
-                                      "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
-                                      "\xFF",         "\xC3(",            "\xE2\x82(",        "\xF0\x9F\x98("};
+    static const char *const bad[] = {"\x80",
+                                      "\xC0\xAF",
+                                      "\xC1\xBF",
+                                      "\xE0\x9F\xBF",
+                                      "\xED\xA0\x80",
+                                      "\xF0\x8F\xBF\xBF",
+                                      "\xF4\x90\x80\x80",
+                                      "\xF5\x80\x80\x80",
+                                      "\xFF",
+                                      "\xC3(",
+                                      "\xE2\x82(",
+                                      "\xF0\x9F\x98("};
     for (size_t i = 0; i < QR_COUNT_OF(bad); i++) {
         uint32_t code;
         assert_int_equal(qr_utf8_decode(bad[i], strlen(bad[i]), &code), 0);
@@ -62,7 +71,7 @@ static void a_stream_is_cut_only_between_characters(void **state)
     const size_t expected[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11};
     for (size_t len = 0; len < QR_COUNT_OF(expected); len++)
         assert_int_equal(qr_utf8_complete_prefix(text, len), expected[len]);
-    assert_int_equal(qr_utf8_complete_prefix("a\xFF", 2), 2);         /* nothing can complete it */
+    assert_int_equal(qr_utf8_complete_prefix("a\xFF", 2), 2); /* nothing can complete it */
     assert_int_equal(qr_utf8_complete_prefix("\x80\x80\x80\x80", 4), 4);
     assert_int_equal(qr_utf8_complete_prefix("\xE0\x80", 2), 2); /* overlong: ended, invalid */
 }

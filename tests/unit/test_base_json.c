@@ -88,7 +88,8 @@ static void bad_text_is_refused_with_its_place(void **state)
     refusal("[NaN]", "JSON");
     qr_json *json = NULL;
     qr_error err;
-    assert_int_equal(qr_json_parse(qr_str_make("-1\0", 3), &qr_json_limits_request, &json, &err), QR_INVALID_ARGUMENT);
+    assert_int_equal(qr_json_parse(qr_str_make("-1\0", 3), &qr_json_limits_request, &json, &err),
+                     QR_INVALID_ARGUMENT);
     assert_string_equal(err.message, "JSON: NUL byte at offset 2");
 }
 
@@ -154,8 +155,9 @@ static void a_tree_is_built_copied_and_written(void **state)
     qr_json_set(object, "list", list);
     qr_json_set(object, "none", qr_json_new_null());
     qr_json_set(object, "empty", qr_json_new_object());
-    const char *compact = "{\"list\":[-5,0.1,null,false,\"a\xEF\xBF\xBD\xEF\xBF\xBD(\\u0000b\"],\"none\":null,"
-                          "\"empty\":{}}";
+    const char *compact =
+        "{\"list\":[-5,0.1,null,false,\"a\xEF\xBF\xBD\xEF\xBF\xBD(\\u0000b\"],\"none\":null,"
+        "\"empty\":{}}";
     assert_writes(object, 0, compact);
     qr_json *copy = qr_json_copy(object);
     qr_json_set(object, "none", qr_json_new_int(1));
@@ -173,8 +175,9 @@ static void numbers_are_written_as_short_as_they_read_back(void **state)
     static const struct {
         double value;
         const char *text;
-    } cases[] = {{0, "0.0"},   {-0.0, "-0.0"},     {1, "1.0"},           {0.1, "0.1"},       {1e300, "1e+300"},
-                 {1.5, "1.5"}, {INFINITY, "null"}, {-INFINITY, "null"}, {123456, "123456.0"}};
+    } cases[] = {{0, "0.0"},         {-0.0, "-0.0"},      {1, "1.0"},
+                 {0.1, "0.1"},       {1e300, "1e+300"},   {1.5, "1.5"},
+                 {INFINITY, "null"}, {-INFINITY, "null"}, {123456, "123456.0"}};
     qr_buf out = {0};
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++) {
         qr_buf_clear(&out);
@@ -199,7 +202,8 @@ static void strings_are_escaped_and_mended(void **state)
 {
     (void)state;
     qr_buf out = {0};
-    qr_json_append_string(&out, QR_STR("q\"b\\n\nt\tc\x01" "d\x7f\xE2\x82\xAC/\xE2\x82"));
+    qr_json_append_string(&out, QR_STR("q\"b\\n\nt\tc\x01"
+                                       "d\x7f\xE2\x82\xAC/\xE2\x82"));
     assert_string_equal(out.data, "\"q\\\"b\\\\n\\nt\\tc\\u0001d\x7f\xE2\x82\xAC/\xEF\xBF\xBD\"");
     qr_buf_clear(&out);
     qr_json_append_string(&out, qr_str_of(NULL));
@@ -253,7 +257,8 @@ static void the_scanner_pulls_values_in_order(void **state)
     bool escaped, flag;
     int64_t integer;
     double number;
-    qr_json_scan_init(&scan, QR_STR(" { \"a\" : [ -12 , 1.5e2 , true , null ] , \"b\\n\" : \"x\\ty\", \"c\":{} } "));
+    qr_json_scan_init(&scan,
+                      QR_STR(" { \"a\" : [ -12 , 1.5e2 , true , null ] , \"b\\n\" : \"x\\ty\", \"c\":{} } "));
     assert_int_equal(qr_json_scan_peek(&scan), '{');
     assert_true(qr_json_scan_object(&scan));
     assert_true(qr_json_scan_key(&scan, &key) && qr_str_equals(key, "a"));
@@ -283,11 +288,22 @@ static bool scans(const char *text)
 static void the_scanner_accepts_and_refuses_what_the_grammar_does(void **state)
 {
     (void)state;
-    static const char *const good[] = {"{}", "[]", "[[],{}]", "0", "-0", "1.5", "1e5", "1E+5", "\"\\u12aF\"",
-                                       "{\"a\":{\"b\":[1,2,{\"c\":null}]}}", "\xEF\xBB\xBF[1]", "  true "};
-    static const char *const bad[] = {"", "{", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}",
-                                      "01", "1.", ".5", "1e", "-", "+1", "\"\\x\"", "\"\\u12g4\"", "\"", "\"\n\"",
-                                      "tru", "[1 2]", "[1}", "{\"a\":1]", "1 2", "\"\x80\"", "nul", "[1,2"};
+    static const char *const good[] = {"{}",
+                                       "[]",
+                                       "[[],{}]",
+                                       "0",
+                                       "-0",
+                                       "1.5",
+                                       "1e5",
+                                       "1E+5",
+                                       "\"\\u12aF\"",
+                                       "{\"a\":{\"b\":[1,2,{\"c\":null}]}}",
+                                       "\xEF\xBB\xBF[1]",
+                                       "  true "};
+    static const char *const bad[] = {
+        "",    "{",     "[1,]", "[,1]",      "{\"a\"}", "{\"a\":}", "{\"a\":1,}",  "{a:1}", "01",
+        "1.",  ".5",    "1e",   "-",         "+1",      "\"\\x\"",  "\"\\u12g4\"", "\"",    "\"\n\"",
+        "tru", "[1 2]", "[1}",  "{\"a\":1]", "1 2",     "\"\x80\"", "nul",         "[1,2"};
     for (size_t i = 0; i < QR_COUNT_OF(good); i++)
         if (!scans(good[i]))
             fail_msg("refused: %s", good[i]);
@@ -322,8 +338,8 @@ static void a_scanner_error_names_line_and_column(void **state)
 static void scanned_numbers_are_exact_and_bounded(void **state)
 {
     (void)state;
-    static const char *const ints[] = {"9223372036854775808", "-9223372036854775809", "99999999999999999999999",
-                                       "1.0", "1e3", "\"1\""};
+    static const char *const ints[] = {
+        "9223372036854775808", "-9223372036854775809", "99999999999999999999999", "1.0", "1e3", "\"1\""};
     int64_t integer;
     double number;
     qr_json_scan scan;
@@ -333,8 +349,15 @@ static void scanned_numbers_are_exact_and_bounded(void **state)
     }
     qr_json_scan_init(&scan, QR_STR("-9223372036854775808"));
     assert_true(qr_json_scan_int(&scan, &integer) && integer == INT64_MIN);
-    static const char *const reals[] = {"-12.345678710937500", "1e-320", "0.1", "123456789012345678901234567890",
-                                        "2.2250738585072011e-308", "9007199254740993", "1e22", "1e23", "-0"};
+    static const char *const reals[] = {"-12.345678710937500",
+                                        "1e-320",
+                                        "0.1",
+                                        "123456789012345678901234567890",
+                                        "2.2250738585072011e-308",
+                                        "9007199254740993",
+                                        "1e22",
+                                        "1e23",
+                                        "-0"};
     for (size_t i = 0; i < QR_COUNT_OF(reals); i++) {
         qr_json_scan_init(&scan, qr_str_of(reals[i]));
         assert_true(qr_json_scan_number(&scan, &number));
@@ -354,8 +377,10 @@ static void scanned_numbers_are_exact_and_bounded(void **state)
 static void unescaping_agrees_with_the_tree(void **state)
 {
     (void)state;
-    static const char *const raws[] = {"plain", "\\\"\\\\\\/\\b\\f\\n\\r\\t", "\\u00e9\\u20AC", "\\ud83d\\ude00",
-                                       "\\ud83dx", "\\ude00\\ud83d", "a\\u0041", "\\ud83d\\u0041"};
+    static const char *const raws[] = {"plain",          "\\\"\\\\\\/\\b\\f\\n\\r\\t",
+                                       "\\u00e9\\u20AC", "\\ud83d\\ude00",
+                                       "\\ud83dx",       "\\ude00\\ud83d",
+                                       "a\\u0041",       "\\ud83d\\u0041"};
     for (size_t i = 0; i < QR_COUNT_OF(raws); i++) {
         qr_buf quoted = {0}, out = {0};
         qr_buf_printf(&quoted, "\"%s\"", raws[i]);
@@ -376,7 +401,8 @@ static void unescaping_agrees_with_the_tree(void **state)
 static void the_scanner_and_the_tree_agree_on_mutated_texts(void **state)
 {
     (void)state;
-    const char *seed_text = "{\"a\":[1,-2.5e3,true,null,\"x\\n\\u00e9\"],\"b\":{\"c\":[],\"d\":{}},\"e\":\"\xC3\xA9\"}";
+    const char *seed_text =
+        "{\"a\":[1,-2.5e3,true,null,\"x\\n\\u00e9\"],\"b\":{\"c\":[],\"d\":{}},\"e\":\"\xC3\xA9\"}";
     const char alphabet[] = "{}[]:,\"\\0-1.eE+tfnu \xC3\xA9";
     qr_json_limits limits = qr_json_limits_request;
     limits.allow_duplicates = true;

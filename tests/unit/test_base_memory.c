@@ -46,10 +46,10 @@ static void an_error_message_is_one_line_and_never_half_a_character(void **state
 static void every_status_has_a_name_a_text_and_an_http_code(void **state)
 {
     (void)state;
-#define X(name, code, http, text)                              \
-    assert_string_equal(qr_status_name(QR_##name), #name);     \
-    assert_string_equal(qr_status_text(QR_##name), text);      \
-    assert_int_equal(qr_status_http(QR_##name), http);         \
+#define X(name, code, http, text)                          \
+    assert_string_equal(qr_status_name(QR_##name), #name); \
+    assert_string_equal(qr_status_text(QR_##name), text);  \
+    assert_int_equal(qr_status_http(QR_##name), http);     \
     assert_int_equal(QR_##name, code);
     QR_STATUS_MAP(X)
 #undef X

@@ -167,7 +167,8 @@ static void the_log_is_silent_until_told_and_writes_logfmt(void **state)
     qr_log(QR_LOG_DEBUG, "low", "x=1");
     assert_int_equal(line_count, 0);
     char quoted[64];
-    qr_log(QR_LOG_WARN, "request", "id=%d text=%s", 7, qr_log_quote("two words\nand \"more\"", quoted, sizeof(quoted)));
+    qr_log(QR_LOG_WARN, "request", "id=%d text=%s", 7,
+           qr_log_quote("two words\nand \"more\"", quoted, sizeof(quoted)));
     assert_int_equal(line_count, 1);
     assert_memory_equal(last_line, "ts=20", 5);
     assert_non_null(strstr(last_line, "Z level=warn event=request id=7 text=\"two words and \\\"more\\\"\""));
@@ -317,7 +318,8 @@ static void a_version_1_group_limits_cpus_and_memory(void **state)
     put("v1/memory/box/memory.limit_in_bytes", "1000\n");
     put("v1/memory/box/memory.usage_in_bytes", "2000\n");
     assert_true(qr_cgroup_cpus(in_folder("v1.self"), in_folder("v1")) == 2.5);
-    assert_int_equal(qr_cgroup_memory_left(in_folder("v1.self"), in_folder("v1")), 0); /* used up: not negative */
+    assert_int_equal(qr_cgroup_memory_left(in_folder("v1.self"), in_folder("v1")),
+                     0); /* used up: not negative */
     assert_true(qr_cgroup_cpus(in_folder("missing"), in_folder("v1")) == 0);
 }
 
