@@ -1,0 +1,438 @@
+#include "server/call.h"
+
+#include <event2/event.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "server/logprobs.h"
+#include "server/sse.h"
+
+#define EVENTS_PER_POLL 256
+
+/* ---- Life ------------------------------------------------------------------------------------------ */
+
+static void call_free(qr_call *call)
+{
+    for (size_t i = 0; i < call->prompt_count; i++) {
+        if (call->prompts[i].request != NULL)
+            qr_request_release(call->prompts[i].request);
+    }
+    qr_list_remove(&call->node);
+    qr_list_remove(&call->dirty);
+    qr_api_params_release(&call->params);
+    qr_buf_release(&call->chat_json);
+    qr_buf_release(&call->head);
+    qr_buf_release(&call->piece);
+    qr_free(call->prompts);
+    qr_free(call->choices);
+    qr_free(call);
+}
+
+/* The reply is complete, or there is no one to reply to. What still runs is cancelled now; memory that events of this
+ * poll may still name goes with the batch. */
+static void call_end(qr_call *call)
+{
+    if (call->ended)
+        return;
+    call->ended = true;
+    for (size_t i = 0; i < call->prompt_count; i++) {
+        if (call->prompts[i].request != NULL)
+            qr_request_cancel(call->prompts[i].request);
+    }
+    qr_list_remove(&call->node);
+    qr_list_push_back(&call->server->ended, &call->node);
+}
+
+static void free_ended(qr_server *server)
+{
+    while (!qr_list_empty(&server->ended))
+        call_free(QR_LIST_ITEM(server->ended.next, qr_call, node));
+}
+
+void qr_call_gone(qr_server *server, void *owner)
+{
+    qr_call *call = owner;
+    (void)server;
+    call->conn = NULL;
+    call_end(call);
+    /* The next poll frees it; one without news would not come by itself. */
+    event_active(server->poll_event, EV_READ, 0);
+}
+
+static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_format *format, qr_api_kind kind)
+{
+    qr_call *call = qr_calloc(1, sizeof(*call));
+    call->owner.kind = QR_OWNER_CALL;
+    call->server = server;
+    call->conn = conn;
+    call->format = format;
+    call->created = qr_clock_unix_s();
+    qr_list_init(&call->node);
+    qr_list_init(&call->dirty);
+    qr_api_params_init(&call->params, kind, server->generation_config);
+    return call;
+}
+
+/* ---- Submitting ------------------------------------------------------------------------------------ */
+
+/* The id must be harmless in a header and in the log. */
+static bool id_is_plain(qr_str id)
+{
+    for (size_t i = 0; i < id.len; i++) {
+        char c = id.data[i];
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+              c == '.' || c == ':' || c == '/'))
+            return false;
+    }
+    return true;
+}
+
+static bool choose_id(qr_call *call, qr_api_error *error)
+{
+    qr_str given = call->params.request_id;
+    if (given.len > 0 && !id_is_plain(given))
+        return qr_api_fail(error, 400, NULL, "request_id", "request_id: only letters, digits and -_.:/ may stand in it");
+    const char *base = given.len > 0 ? given.data : qr_http_conn_request(call->conn)->id;
+    (void)snprintf(call->id, sizeof(call->id), "%s-%s", call->format->id_prefix, base);
+    return true;
+}
+
+static bool choose_model(qr_call *call, qr_api_error *error)
+{
+    qr_str name = call->params.model;
+    call->model = qr_str_of(call->server->model_name);
+    if (name.data == NULL || name.len == 0)
+        return true;
+    if (!qr_server_serves_model(call->server, name))
+        return qr_api_fail(error, 404, "model_not_found", "model", "the model \"%.200s\" is not served; /v1/models lists what is",
+                           name.data);
+    call->model = name;
+    return true;
+}
+
+static void lay_out(qr_call *call)
+{
+    size_t n = (size_t)call->params.sampling.n;
+    call->prompt_count = call->params.prompt_count;
+    call->choice_count = call->choices_left = call->prompt_count * n;
+    call->prompts = qr_calloc(call->prompt_count, sizeof(*call->prompts));
+    call->choices = qr_calloc(call->choice_count, sizeof(*call->choices));
+    for (size_t i = 0; i < call->prompt_count; i++)
+        call->prompts[i] = (qr_call_prompt){.owner.kind = QR_OWNER_CALL, .call = call, .index = i};
+    for (size_t i = 0; i < call->choice_count; i++)
+        call->choices[i] = (qr_choice){.index = i,
+                                       .prompt = &call->prompts[i / n],
+                                       .sample = (int32_t)(i % n),
+                                       .stop_token = -1,
+                                       .stop_string = -1};
+}
+
+static void fill_options(qr_call *call, qr_call_prompt *prompt, qr_request_options *options)
+{
+    const qr_api_params *params = &call->params;
+    qr_request_options_init(options);
+    if (params->kind == QR_API_CHAT) {
+        options->chat_json = call->chat_json.data;
+        options->chat_json_bytes = call->chat_json.len;
+    } else {
+        const qr_api_prompt *source = &params->prompts[prompt->index];
+        options->text = source->text;
+        options->text_bytes = source->text_bytes;
+        options->token_ids = source->ids;
+        options->token_count = source->id_count;
+    }
+    options->add_special_tokens = params->add_special_tokens;
+    options->sampling = params->sampling;
+    options->priority = params->priority;
+    options->cache_salt = params->cache_salt.data;
+    options->request_id = call->id;
+    options->truncate_prompt_tokens = params->truncate_prompt_tokens;
+    options->user = prompt;
+}
+
+static bool submit(qr_call *call, qr_api_error *error)
+{
+    qr_server *server = call->server;
+    qr_error err = {0};
+    if (call->params.kind == QR_API_CHAT)
+        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content, &call->chat_json);
+    for (size_t i = 0; i < call->prompt_count; i++) {
+        qr_request_options options;
+        fill_options(call, &call->prompts[i], &options);
+        qr_status status = qr_request_submit(server->engine, server->poller, &options, &call->prompts[i].request, &err);
+        if (status != QR_OK)
+            return qr_api_fail_status(error, status, err.message);
+    }
+    qr_buf_release(&call->chat_json); /* the engine has its copy */
+    return true;
+}
+
+static bool call_prepare(qr_call *call, qr_str body, qr_api_error *error)
+{
+    if (!qr_api_params_parse(&call->params, body, &call->server->limits, error) || !choose_model(call, error) ||
+        !choose_id(call, error))
+        return false;
+    if (call->params.unknown[0] != '\0')
+        qr_log(QR_LOG_WARN, "unknown_fields", "id=%s ignored=\"%s\"", call->id, call->params.unknown);
+    lay_out(call);
+    return submit(call, error);
+}
+
+void qr_call_begin(qr_server *server, qr_http_conn *conn, const qr_call_format *format, qr_api_kind kind)
+{
+    qr_api_error error = {0};
+    qr_call *call = call_new(server, conn, format, kind);
+    bool fine = call_prepare(call, qr_http_conn_request(conn)->body, &error);
+    qr_http_conn_drop_body(conn); /* parsed, and the JSON tree does not borrow from it */
+    if (!fine) {
+        qr_reply_error(conn, &error);
+        call_free(call);
+        return;
+    }
+    qr_http_conn_set_owner(conn, call);
+    qr_list_push_back(&server->calls, &call->node);
+}
+
+/* ---- Replying -------------------------------------------------------------------------------------- */
+
+static void mark_dirty(qr_call *call)
+{
+    if (qr_list_empty(&call->dirty))
+        qr_list_push_back(&call->server->dirty, &call->dirty);
+}
+
+static void reply_error(qr_call *call, const qr_api_error *error)
+{
+    qr_http_conn *conn = call->conn;
+    call->conn = NULL;
+    if (conn != NULL)
+        qr_reply_error(conn, error);
+    call_end(call);
+}
+
+/* A prompt failed: before the first byte that is the reply's status, afterwards an event of the stream. */
+static void call_fail(qr_call *call, const qr_event *event)
+{
+    qr_api_error error = {0};
+    (void)qr_api_fail_status(&error, event->status, event->message);
+    if (event->status == QR_DEVICE_FAILED) {
+        call->server->result = QR_DEVICE_FAILED;
+        qr_server_stop(call->server);
+    }
+    if (!call->opened) {
+        reply_error(call, &error);
+        return;
+    }
+    qr_sse_error(&error, &call->piece);
+    call->choices_left = 0;
+    mark_dirty(call);
+}
+
+static void add_seed_header(qr_call *call)
+{
+    qr_request_facts facts = qr_request_describe(call->prompts[0].request);
+    qr_http_conn_add_header(call->conn, "X-Quire-Seed: %llu\r\n", (unsigned long long)facts.seed);
+}
+
+/* The piece's first bytes belong to the HTTP layer. */
+static void piece_reserve(qr_call *call)
+{
+    static const char blank[QR_HTTP_PIECE_RESERVE];
+    if (call->piece.len == 0)
+        qr_buf_append(&call->piece, blank, sizeof(blank));
+}
+
+static void stream_open(qr_call *call)
+{
+    call->opened = true;
+    qr_sse_prepare(call);
+    add_seed_header(call);
+    qr_http_conn_add_header(call->conn, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
+    qr_http_stream_begin(call->conn, QR_SSE_CONTENT_TYPE);
+    piece_reserve(call);
+    call->format->open(call, &call->piece);
+}
+
+static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event)
+{
+    if (!call->opened)
+        stream_open(call);
+    piece_reserve(call);
+    bool tokens_asked = call->params.return_token_ids || call->params.sampling.logprobs >= 0;
+    if (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked))
+        call->format->chunk(call, choice, event, &call->piece);
+    if (event->finish != QR_FINISH_NONE)
+        call->format->close(call, choice, &call->piece);
+    if (call->choices_left == 0)
+        qr_sse_finish(call, &call->piece);
+    mark_dirty(call);
+}
+
+static void reply_whole(qr_call *call)
+{
+    qr_buf out = {0};
+    qr_http_conn *conn = call->conn;
+    qr_buf_append_cstr(&out, "{\"id\":");
+    qr_json_append_string(&out, qr_str_of(call->id));
+    qr_buf_printf(&out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->whole_object, (long long)call->created);
+    qr_json_append_string(&out, call->model);
+    qr_buf_printf(&out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->server->fingerprint);
+    for (size_t i = 0; i < call->choice_count; i++) {
+        if (i > 0)
+            qr_buf_append_char(&out, ',');
+        call->format->choice(call, &call->choices[i], &out);
+    }
+    qr_buf_append_cstr(&out, "],\"usage\":");
+    qr_usage_append(call, &out);
+    call->format->extras(call, &out);
+    qr_buf_append_char(&out, '}');
+    add_seed_header(call);
+    call->conn = NULL;
+    qr_http_reply(conn, 200, "application/json", qr_buf_str(&out));
+    qr_buf_release(&out);
+    call_end(call);
+}
+
+/* ---- Events ---------------------------------------------------------------------------------------- */
+
+static void call_event(const qr_event *event)
+{
+    qr_call_prompt *prompt = event->user;
+    qr_call *call = prompt->call;
+    if (call->ended || call->choices_left == 0)
+        return;
+    if (event->finish == QR_FINISH_ERROR) {
+        call_fail(call, event);
+        return;
+    }
+    qr_choice *choice = &call->choices[prompt->index * (size_t)call->params.sampling.n + (size_t)event->sample];
+    choice->tokens += event->token_count;
+    if (event->finish != QR_FINISH_NONE && choice->finish == QR_FINISH_NONE) {
+        choice->finish = event->finish;
+        choice->stop_token = event->stop_token;
+        choice->stop_string = event->stop_string;
+        call->choices_left--;
+    }
+    if (call->params.stream)
+        stream_event(call, choice, event);
+    else if (call->choices_left == 0)
+        reply_whole(call);
+}
+
+/* One write a poll for each stream with news. */
+static void flush_dirty(qr_server *server)
+{
+    while (!qr_list_empty(&server->dirty)) {
+        qr_call *call = QR_LIST_ITEM(server->dirty.next, qr_call, dirty);
+        qr_list_remove(&call->dirty);
+        if (call->conn == NULL || call->ended)
+            continue;
+        if (!qr_http_stream_write(call->conn, &call->piece))
+            continue; /* the reader lagged too far: qr_call_gone has ended the call */
+        if (call->choices_left == 0) {
+            qr_http_conn *conn = call->conn;
+            call->conn = NULL;
+            qr_http_stream_end(conn);
+            call_end(call);
+        }
+    }
+}
+
+void qr_call_events(qr_server *server)
+{
+    qr_event events[EVENTS_PER_POLL];
+    size_t count;
+    do {
+        count = qr_poller_poll(server->poller, events, EVENTS_PER_POLL, 0);
+        for (size_t i = 0; i < count; i++) {
+            const qr_owner *owner = events[i].user;
+            if (owner->kind == QR_OWNER_CALL)
+                call_event(&events[i]);
+            else
+                qr_health_event(server, &events[i]);
+        }
+        flush_dirty(server);
+        free_ended(server);
+    } while (count == EVENTS_PER_POLL);
+}
+
+void qr_calls_cancel(qr_server *server)
+{
+    for (qr_list *node = server->calls.next; node != &server->calls; node = node->next) {
+        qr_call *call = QR_LIST_ITEM(node, qr_call, node);
+        for (size_t i = 0; i < call->prompt_count; i++)
+            qr_request_cancel(call->prompts[i].request);
+    }
+}
+
+void qr_calls_release(qr_server *server) { free_ended(server); }
+
+/* ---- For the formats ------------------------------------------------------------------------------- */
+
+qr_request_facts qr_choice_facts(const qr_choice *choice) { return qr_request_describe(choice->prompt->request); }
+
+qr_sample_view qr_choice_view(const qr_choice *choice) { return qr_request_sample(choice->prompt->request, choice->sample); }
+
+void qr_call_append_finish(qr_buf *out, qr_finish finish)
+{
+    const char *name = qr_finish_name(finish);
+    if (name != NULL)
+        qr_buf_printf(out, "\"%s\"", name);
+    else
+        qr_buf_append_cstr(out, "null");
+}
+
+/* The end-of-sequence token is no stop reason, only what the request itself listed. */
+static bool stop_token_listed(const qr_call *call, int32_t token)
+{
+    const qr_sampling_params *sampling = &call->params.sampling;
+    for (size_t i = 0; i < sampling->stop_token_id_count; i++) {
+        if (sampling->stop_token_ids[i] == token)
+            return true;
+    }
+    return false;
+}
+
+bool qr_call_has_stop_reason(const qr_call *call, const qr_choice *choice)
+{
+    return choice->finish == QR_FINISH_STOP && (choice->stop_string >= 0 || stop_token_listed(call, choice->stop_token));
+}
+
+void qr_call_append_stop_reason(const qr_call *call, const qr_choice *choice, qr_buf *out)
+{
+    if (!qr_call_has_stop_reason(call, choice))
+        qr_buf_append_cstr(out, "null");
+    else if (choice->stop_string >= 0 && (size_t)choice->stop_string < call->params.sampling.stop_count)
+        qr_json_append_string(out, qr_str_of(call->params.sampling.stop[choice->stop_string]));
+    else
+        qr_buf_printf(out, "%d", choice->stop_token);
+}
+
+void qr_call_append_ids(qr_buf *out, const int32_t *ids, size_t count)
+{
+    qr_buf_append_char(out, '[');
+    for (size_t i = 0; i < count; i++)
+        qr_buf_printf(out, i == 0 ? "%d" : ",%d", ids[i]);
+    qr_buf_append_char(out, ']');
+}
+
+void qr_call_append_prompt_text(const qr_call *call, const qr_call_prompt *prompt, qr_buf *out)
+{
+    if (call->params.prompts != NULL && call->params.prompts[prompt->index].text != NULL) {
+        const qr_api_prompt *source = &call->params.prompts[prompt->index];
+        qr_buf_append(out, source->text, source->text_bytes);
+        return;
+    }
+    char *text = NULL;
+    size_t bytes = 0;
+    qr_request_facts facts = qr_request_describe(prompt->request);
+    if (call->server->tokenizer == NULL ||
+        qr_tokenizer_decode(call->server->tokenizer, facts.prompt_ids, facts.prompt_count, false, &text, &bytes, NULL) != QR_OK)
+        return;
+    qr_buf_append(out, text, bytes);
+    qr_string_free(text);
+}

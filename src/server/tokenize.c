@@ -1,0 +1,178 @@
+/* /tokenize (a prompt, or chat messages) and /detokenize, on the worker's thread. */
+#include <stdint.h>
+
+#include "base/mem.h"
+#include "server/state.h"
+
+typedef struct tokenize_call {
+    const qr_server *server;
+    qr_api_params params;
+    bool return_token_strs;
+    int32_t *ids;
+    size_t count;
+} tokenize_call;
+
+static bool flag(const qr_json *body, const char *name, bool fallback, bool *out, qr_api_error *error)
+{
+    const qr_json *value = qr_json_get(body, name);
+    *out = fallback;
+    if (value == NULL || qr_json_is(value, QR_JSON_NULL))
+        return true;
+    if (!qr_json_is(value, QR_JSON_BOOL))
+        return qr_api_fail(error, 400, NULL, name, "%s: expected a boolean, got %s", name, qr_json_type_name(qr_json_typeof(value)));
+    *out = qr_json_bool(value, fallback);
+    return true;
+}
+
+static bool check_model(const qr_server *server, const qr_json *body, qr_api_error *error)
+{
+    qr_str name = qr_json_string(qr_json_get(body, "model"));
+    if (name.len == 0 || qr_server_serves_model(server, name))
+        return true;
+    return qr_api_fail(error, 404, "model_not_found", "model", "that model is not served; /v1/models lists what is");
+}
+
+static bool encode(tokenize_call *call, qr_str text, bool add_special, qr_api_error *error)
+{
+    qr_encode_options options;
+    qr_error err = {0};
+    qr_encode_options_init(&options);
+    options.add_special_tokens = add_special;
+    qr_status status = qr_tokenizer_encode(call->server->tokenizer, text.data, text.len, &options, &call->ids, &call->count, &err);
+    return status == QR_OK || qr_api_fail_status(error, status, err.message);
+}
+
+static bool encode_prompt(tokenize_call *call, const qr_json *body, qr_api_error *error)
+{
+    const qr_json *prompt = qr_json_get(body, "prompt");
+    bool add_special;
+    if (!qr_json_is(prompt, QR_JSON_STRING))
+        return qr_api_fail(error, 400, NULL, "prompt", "prompt: expected a string (or give messages)");
+    if (!flag(body, "add_special_tokens", true, &add_special, error))
+        return false;
+    return encode(call, qr_json_string(prompt), add_special, error);
+}
+
+/* The same reader and the same template variables as /v1/chat/completions. */
+static bool encode_messages(tokenize_call *call, const qr_json *body, qr_str raw, qr_api_error *error)
+{
+    const qr_server *server = call->server;
+    bool add_special, fine = false;
+    if (!flag(body, "add_special_tokens", false, &add_special, error))
+        return false;
+    qr_api_params_init(&call->params, QR_API_CHAT, NULL);
+    if (qr_api_params_parse(&call->params, raw, &server->limits, error)) {
+        qr_buf request = {0};
+        qr_error err = {0};
+        char *text = NULL;
+        size_t bytes = 0;
+        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content, &request);
+        qr_status status = qr_template_render(server->tokenizer, request.data, request.len, &text, &bytes, &err);
+        fine = status == QR_OK ? encode(call, qr_str_make(text, bytes), add_special, error)
+                               : qr_api_fail_status(error, status, err.message);
+        qr_string_free(text);
+        qr_buf_release(&request);
+    }
+    qr_api_params_release(&call->params);
+    return fine;
+}
+
+static void append_tokens(const tokenize_call *call, qr_buf *out)
+{
+    qr_buf_printf(out, "{\"count\":%zu,\"max_model_len\":%lld,\"tokens\":[", call->count,
+                  (long long)qr_engine_max_model_len(call->server->engine));
+    for (size_t i = 0; i < call->count; i++)
+        qr_buf_printf(out, i == 0 ? "%d" : ",%d", call->ids[i]);
+    qr_buf_append_cstr(out, "],\"token_strs\":");
+    if (!call->return_token_strs) {
+        qr_buf_append_cstr(out, "null}");
+        return;
+    }
+    for (size_t i = 0; i < call->count; i++) {
+        bool special;
+        const char *token = qr_tokenizer_token(call->server->tokenizer, call->ids[i], &special);
+        qr_buf_append_char(out, i == 0 ? '[' : ',');
+        qr_json_append_string(out, qr_str_of(token != NULL ? token : ""));
+    }
+    qr_buf_append_cstr(out, call->count == 0 ? "[]}" : "]}");
+}
+
+static bool read_object(qr_str raw, qr_json **body, qr_api_error *error)
+{
+    qr_error err = {0};
+    if (qr_json_parse(raw, &qr_json_limits_request, body, &err) != QR_OK)
+        return qr_api_fail(error, 400, "invalid_json", NULL, "the body is not JSON that is served: %s", err.message);
+    return qr_json_is(*body, QR_JSON_OBJECT) || qr_api_fail(error, 400, NULL, NULL, "the body is not a JSON object");
+}
+
+static bool run_tokenize(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
+{
+    tokenize_call call = {.server = server};
+    qr_json *body = NULL;
+    bool fine = read_object(raw, &body, error) && check_model(server, body, error) &&
+                flag(body, "return_token_strs", false, &call.return_token_strs, error);
+    if (fine)
+        fine = qr_json_get(body, "messages") != NULL ? encode_messages(&call, body, raw, error) : encode_prompt(&call, body, error);
+    if (fine)
+        append_tokens(&call, reply);
+    qr_ids_free(call.ids);
+    qr_json_free(body);
+    return fine;
+}
+
+static bool read_token_list(const qr_server *server, const qr_json *tokens, int32_t *ids, qr_api_error *error)
+{
+    for (size_t i = 0; i < qr_json_count(tokens); i++) {
+        const qr_json *item = qr_json_at(tokens, i);
+        int64_t id = qr_json_is(item, QR_JSON_INT) ? qr_json_int(item, -1) : -1;
+        if (id < 0 || id >= server->limits.vocab_size)
+            return qr_api_fail(error, 400, NULL, "tokens", "tokens[%zu] is not a token id in [0, %d)", i, server->limits.vocab_size);
+        ids[i] = (int32_t)id;
+    }
+    return true;
+}
+
+static bool run_detokenize(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
+{
+    qr_json *body = NULL;
+    char *text = NULL;
+    size_t bytes = 0;
+    int32_t *ids = NULL;
+    bool fine = read_object(raw, &body, error) && check_model(server, body, error);
+    const qr_json *tokens = qr_json_get(body, "tokens");
+    if (fine && !qr_json_is(tokens, QR_JSON_ARRAY))
+        fine = qr_api_fail(error, 400, NULL, "tokens", "tokens: expected a list of token ids");
+    if (fine) {
+        ids = qr_calloc(qr_json_count(tokens) + 1, sizeof(*ids));
+        fine = read_token_list(server, tokens, ids, error);
+    }
+    if (fine) {
+        qr_error err = {0};
+        qr_status status = qr_tokenizer_decode(server->tokenizer, ids, qr_json_count(tokens), false, &text, &bytes, &err);
+        fine = status == QR_OK || qr_api_fail_status(error, status, err.message);
+    }
+    if (fine) {
+        qr_buf_append_cstr(reply, "{\"prompt\":");
+        qr_json_append_string(reply, qr_str_make(text, bytes));
+        qr_buf_append_char(reply, '}');
+    }
+    qr_string_free(text);
+    qr_free(ids);
+    qr_json_free(body);
+    return fine;
+}
+
+static void serve(qr_server *server, qr_http_conn *conn, qr_job_run run)
+{
+    if (server->tokenizer != NULL) {
+        qr_worker_submit(server, conn, run);
+        return;
+    }
+    qr_api_error error = {0};
+    (void)qr_api_fail(&error, 400, "no_tokenizer", NULL, "this checkpoint has no tokenizer: prompts are token ids");
+    qr_reply_error(conn, &error);
+}
+
+void qr_serve_tokenize(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_tokenize); }
+
+void qr_serve_detokenize(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_detokenize); }
