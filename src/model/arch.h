@@ -33,6 +33,15 @@ typedef struct qr_arch_row {
 
 #define QR_WHEN(field) (1 + offsetof(qr_model_config, field))
 
+/* Rows as the tables write them; dimensions and sides without their prefix. */
+#define QR_MATRIX(hf, gguf, offset, rows, cols, side) \
+    {QR_ROLE_MATRIX, hf, gguf, offset, QR_DIM_##rows, QR_DIM_##cols, QR_SHARD_##side, 0}
+#define QR_VECTOR(hf, gguf, offset, cols, side, when) \
+    {QR_ROLE_VECTOR, hf, gguf, offset, QR_DIM_ONE, QR_DIM_##cols, QR_SHARD_##side, when}
+#define QR_EMBEDDING(hf, gguf, offset) \
+    {QR_ROLE_EMBEDDING, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0}
+#define QR_HEAD(hf, gguf, offset) {QR_ROLE_HEAD, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0}
+
 /* What forward gets. */
 typedef struct qr_arch_model {
     const qr_model_config *config;

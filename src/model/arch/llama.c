@@ -1,0 +1,81 @@
+/* Llama 1 to 3.x (arXiv 2302.13971, 2407.21783) and models built like it (SmolLM2, ...): pre-norm, rotary positions,
+ * grouped queries, SwiGLU; biases where the config says so. */
+#include "model/arch.h"
+
+typedef struct llama_layer {
+    const float *attn_norm, *mlp_norm; /* [hidden] */
+    qr_attention_weights attn;
+    qr_mlp_weights mlp;
+} llama_layer;
+
+typedef struct llama_model {
+    qr_weight embed, head; /* [vocab, hidden] */
+    const float *norm;     /* [hidden] */
+} llama_model;
+
+#define MODEL(field) offsetof(llama_model, field)
+#define LAYER(field) offsetof(llama_layer, field)
+#define HF(name)     "model.layers.{layer}." name
+#define GGUF(name)   "blk.{layer}." name
+
+static const qr_arch_row rows[] = {
+    QR_EMBEDDING("model.embed_tokens.weight", "token_embd.weight", MODEL(embed)),
+    QR_HEAD("lm_head.weight", "output.weight", MODEL(head)),
+    QR_VECTOR("model.norm.weight", "output_norm.weight", MODEL(norm), HIDDEN, NONE, 0),
+    QR_VECTOR(HF("input_layernorm.weight"), GGUF("attn_norm.weight"), LAYER(attn_norm), HIDDEN, NONE, 0),
+    QR_MATRIX(HF("self_attn.q_proj.weight"), GGUF("attn_q.weight"), LAYER(attn.q), Q, HIDDEN, ROWS),
+    QR_MATRIX(HF("self_attn.k_proj.weight"), GGUF("attn_k.weight"), LAYER(attn.k), KV, HIDDEN, ROWS),
+    QR_MATRIX(HF("self_attn.v_proj.weight"), GGUF("attn_v.weight"), LAYER(attn.v), KV, HIDDEN, ROWS),
+    QR_MATRIX(HF("self_attn.o_proj.weight"), GGUF("attn_output.weight"), LAYER(attn.o), HIDDEN, Q, COLS),
+    QR_VECTOR(HF("self_attn.q_proj.bias"), GGUF("attn_q.bias"),
+              LAYER(attn.q_bias), Q, COLS, QR_WHEN(attention_bias)),
+    QR_VECTOR(HF("self_attn.k_proj.bias"), GGUF("attn_k.bias"),
+              LAYER(attn.k_bias), KV, COLS, QR_WHEN(attention_bias)),
+    QR_VECTOR(HF("self_attn.v_proj.bias"), GGUF("attn_v.bias"),
+              LAYER(attn.v_bias), KV, COLS, QR_WHEN(attention_bias)),
+    QR_VECTOR(HF("self_attn.o_proj.bias"), GGUF("attn_output.bias"),
+              LAYER(attn.o_bias), HIDDEN, NONE, QR_WHEN(attention_output_bias)),
+    QR_VECTOR(HF("post_attention_layernorm.weight"), GGUF("ffn_norm.weight"),
+              LAYER(mlp_norm), HIDDEN, NONE, 0),
+    QR_MATRIX(HF("mlp.gate_proj.weight"), GGUF("ffn_gate.weight"), LAYER(mlp.gate), FF, HIDDEN, ROWS),
+    QR_MATRIX(HF("mlp.up_proj.weight"), GGUF("ffn_up.weight"), LAYER(mlp.up), FF, HIDDEN, ROWS),
+    QR_MATRIX(HF("mlp.down_proj.weight"), GGUF("ffn_down.weight"), LAYER(mlp.down), HIDDEN, FF, COLS),
+    QR_VECTOR(HF("mlp.gate_proj.bias"), GGUF("ffn_gate.bias"),
+              LAYER(mlp.gate_bias), FF, COLS, QR_WHEN(mlp_bias)),
+    QR_VECTOR(HF("mlp.up_proj.bias"), GGUF("ffn_up.bias"), LAYER(mlp.up_bias), FF, COLS, QR_WHEN(mlp_bias)),
+    QR_VECTOR(HF("mlp.down_proj.bias"), GGUF("ffn_down.bias"),
+              LAYER(mlp.down_bias), HIDDEN, NONE, QR_WHEN(mlp_bias)),
+};
+
+static qr_tensor forward(const qr_arch_model *m, qr_ops *ops)
+{
+    const qr_model_config *config = m->config;
+    const llama_model *w = m->model;
+    const llama_layer *layers = m->layers;
+    qr_tensor x = qr_op_embed(ops, &w->embed);           /* [T, hidden] */
+    qr_tensor delta = qr_op_tensor(ops, x.rows, x.cols); /* what a block adds to x */
+    size_t mark = qr_ops_mark(ops);
+    for (int i = 0; i < config->n_layers; i++) {
+        const llama_layer *layer = &layers[i];
+        qr_ops_release(ops, mark);
+        qr_tensor h = i == 0 ? qr_op_rmsnorm(ops, x, layer->attn_norm, config->norm_eps)
+                             : qr_op_add_rmsnorm(ops, x, delta, layer->attn_norm, config->norm_eps);
+        qr_layer_attention(ops, config, m->rope, &layer->attn, i, h, delta);
+        if (i == config->n_layers - 1)
+            qr_layer_keep_logit_rows(ops, &x, &delta); /* [n_logit_rows, hidden] from here on */
+        h = qr_op_add_rmsnorm(ops, x, delta, layer->mlp_norm, config->norm_eps);
+        qr_layer_mlp(ops, config, &layer->mlp, h, delta);
+    }
+    return qr_op_add_rmsnorm(ops, x, delta, w->norm, config->norm_eps);
+}
+
+const qr_arch qr_arch_llama = {
+    .name = "llama",
+    .hf_class = "LlamaForCausalLM",
+    .gguf_name = "llama",
+    .rows = rows,
+    .row_count = sizeof(rows) / sizeof(rows[0]),
+    .model_bytes = sizeof(llama_model),
+    .layer_bytes = sizeof(llama_layer),
+    .forward = forward,
+};
