@@ -1,4 +1,5 @@
 #include "backend/cpu/linear.h"
+#include "backend/cpu/vector.h"
 
 #include <string.h>
 
@@ -7,15 +8,10 @@
 
 const cpu_linear_kernels *cpu_linear_for(cpu_isa isa, bool bf16)
 {
-    (void)bf16;
-    return &cpu_linear_generic; /* VERTICAL */
     switch (isa) {
-    case CPU_ISA_AVX512:
-        return bf16 ? &cpu_linear_avx512_bf16 : &cpu_linear_avx512;
+    case CPU_ISA_AVX512: return bf16 ? &cpu_linear_avx512_bf16 : &cpu_linear_avx512;
     case CPU_ISA_AVX2:
-        return &cpu_linear_avx2;
-    case CPU_ISA_GENERIC:
-        break;
+    case CPU_ISA_GENERIC: break;
     }
     return &cpu_linear_generic;
 }
@@ -29,27 +25,12 @@ static int64_t spread(int64_t bytes)
     return bytes % 4096 == 0 ? bytes + 64 : bytes;
 }
 
-cpu_record cpu_record_of(int64_t cols)
-{
-    int64_t blocks = cols / CPU_BLOCK;
-    cpu_record at = {.d = QR_ROUND_UP(cols, 64)};
-    at.ds = at.d + 4 * blocks;
-    at.c8 = at.ds + 4 * blocks;
-    at.c4 = at.c8 + 4 * blocks;
-    at.c6 = at.c4 + 4 * blocks;
-    at.bytes = spread(at.c6 + 8 * blocks);
-    return at;
-}
-
 static int64_t form_row_bytes(cpu_form form, int64_t cols)
 {
     switch (form) {
-    case CPU_FORM_Q8:
-        return cpu_record_of(cols).bytes;
-    case CPU_FORM_BF16:
-        return spread(QR_ROUND_UP(cols, 2) * 2);
-    default:
-        return spread(cols * 4);
+    case CPU_FORM_Q8: return spread(cpu_record_blocks(cols) + cols / CPU_BLOCK * (int64_t)sizeof(cpu_block));
+    case CPU_FORM_BF16: return spread(QR_ROUND_UP(cols, 2) * 2);
+    default: return spread(cols * 4);
     }
 }
 
@@ -105,8 +86,7 @@ static cpu_rows convert(cpu_device *device, cpu_form form, qr_tensor x, void *sc
                        .row_bytes = form_row_bytes(form, x.cols),
                        .rows_per_chunk = QR_MAX(1, CONVERT_CHUNK / x.cols)};
     cpu_pool_run(device->pool, (x.rows + job.rows_per_chunk - 1) / job.rows_per_chunk, convert_chunk, &job);
-    return (cpu_rows){
-        .data = scratch, .row_bytes = job.row_bytes, .cols = x.cols, .at = cpu_record_of(x.cols)};
+    return (cpu_rows){.data = scratch, .row_bytes = job.row_bytes, .cols = x.cols};
 }
 
 /* ---- Chunks ---- */
@@ -122,7 +102,7 @@ typedef struct linear_part {
 } linear_part;
 
 typedef struct linear_job {
-    const cpu_linear_kernels *kernels;
+    const cpu_vector_kernels *vector;
     int64_t rows;
     int64_t panels_per_chunk, rows_per_chunk, row_chunks;
     int count;
@@ -234,7 +214,7 @@ void cpu_linear(qr_device *device, qr_tensor x, const qr_weight *const *w, const
 {
     cpu_device *cpu = (cpu_device *)device;
     for (int form = 0; form < CPU_FORM_COUNT; form++) {
-        linear_job job = {.kernels = cpu->linear, .rows = x.rows};
+        linear_job job = {.rows = x.rows};
         cpu_rows rows;
         for (int i = 0; i < count; i++)
             if ((int)cpu->linear->form[w[i]->layout] == form)
@@ -249,27 +229,25 @@ void cpu_linear(qr_device *device, qr_tensor x, const qr_weight *const *w, const
 
 /* ---- Gated MLP ---- */
 
-/* Rows and panels of gate and up that are held at once before they are combined: 16 KB of stack. */
+/* Gate goes to its place in y, up waits beside it for a tile of this size: 8 KB of stack. */
 enum { SWIGLU_ROWS = 32, SWIGLU_COLS = CPU_PANEL_GROUP * CPU_PANEL };
 
 static void swiglu_tile(const linear_job *job, cpu_tile tile)
 {
-    _Alignas(64) float gate[SWIGLU_ROWS * SWIGLU_COLS], up[SWIGLU_ROWS * SWIGLU_COLS];
+    _Alignas(64) float up[SWIGLU_ROWS * SWIGLU_COLS];
     const linear_part *part = job->part;
-    qr_tensor y = part->y;
-    tile.y_stride = SWIGLU_COLS;
+    float *gate = tile_output(&tile, part->y);
     tile.y = gate;
+    tile.y_stride = part->y.row_stride;
     part[0].kernel(&tile);
     tile.x = part[1].x;
     tile.weight = part[1].weight;
     tile.w = part[1].panels;
     tile.y = up;
+    tile.y_stride = SWIGLU_COLS;
     part[1].kernel(&tile);
-    float *out = tile_output(&tile, y);
-    int64_t cols = tile_cols(&tile);
     for (int64_t row = 0; row < tile.rows; row++)
-        job->kernels->silu_mul(gate + row * SWIGLU_COLS, up + row * SWIGLU_COLS, out + row * y.row_stride,
-                               cols);
+        job->vector->silu_mul(gate + row * part->y.row_stride, up + row * SWIGLU_COLS, tile_cols(&tile));
 }
 
 static void swiglu_chunk(void *arg, int64_t chunk, int worker)
@@ -296,7 +274,7 @@ void cpu_linear_swiglu(qr_device *device, qr_tensor x, const qr_weight *gate, co
     cpu_rows rows = convert(cpu, form, x, scratch), up_rows = rows;
     if (up_form != form)
         up_rows = convert(cpu, up_form, x, (uint8_t *)scratch + x.rows * form_row_bytes(form, x.cols));
-    linear_job job = {.kernels = cpu->linear,
+    linear_job job = {.vector = cpu->vector,
                       .rows = x.rows,
                       .count = 2,
                       .part = {part_of(cpu, gate, &rows, NULL, y), part_of(cpu, up, &up_rows, NULL, y)}};

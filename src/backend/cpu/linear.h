@@ -60,25 +60,33 @@ static inline int64_t cpu_panel_count(int64_t rows) { return (rows + CPU_PANEL -
 typedef enum cpu_form {
     CPU_FORM_F32,  /* float [cols] */
     CPU_FORM_BF16, /* BF16 [cols], even */
-    CPU_FORM_Q8,   /* a record, see cpu_record */
+    CPU_FORM_Q8,   /* a record of int8, see cpu_block */
     CPU_FORM_COUNT
 } cpu_form;
 
-/* A row as int8 with what every block format needs beside it, so that weights of different formats can share it:
- *   q[cols] int8 | d[blocks] float, x = d q | ds[blocks] float, d * sum q | c8[blocks] int32, -128 * sum q |
- *   c4[blocks] int32, -8 * sum q | c6[2 blocks] int32, -32 * sum q of each half block. */
-typedef struct cpu_record {
-    int64_t d, ds, c8, c4, c6; /* byte offsets */
-    int64_t bytes;             /* of a row, a multiple of 64 that spreads rows over cache sets */
-} cpu_record;
-cpu_record cpu_record_of(int64_t cols);
+/* A row as int8 in blocks of 32 with what every block format needs beside it, so that weights of different formats
+ * share it: q[cols], padded to 64 bytes, then a cpu_block for each block. */
+typedef struct cpu_block {
+    float d;      /* x = d q */
+    float ds;     /* d * (sum of q): takes a minimum along */
+    int32_t c128; /* -128 * (sum of q): takes the offset of unsigned weights off */
+    int32_t c32;  /* -32 * (sum of the first 16 q) */
+} cpu_block;
+/* Sums of a NaN's or an infinity's integers may leave the range: they wrap. */
+static inline int32_t cpu_times(int32_t factor, int32_t sum)
+{
+    return (int32_t)((uint32_t)factor * (uint32_t)sum);
+}
+static inline int64_t cpu_record_blocks(int64_t cols)
+{
+    return (cols + 63) / 64 * 64;
+} /* byte offset of the blocks */
 
 /* Rows of x in one form. */
 typedef struct cpu_rows {
     const uint8_t *data;
     int64_t row_bytes; /* between rows */
     int64_t cols;
-    cpu_record at; /* CPU_FORM_Q8 */
 } cpu_rows;
 
 /* ---- Kernels ---- */
@@ -95,6 +103,13 @@ typedef struct cpu_tile {
     int64_t y_stride; /* floats between rows */
 } cpu_tile;
 typedef void (*cpu_tile_kernel)(const cpu_tile *tile);
+
+/* Rows are cut into tiles of nearly equal size, at most `most`: 8 rows are 4 + 4, not 6 + 2. */
+static inline int64_t cpu_tile_rows(int64_t left, int64_t most)
+{
+    int64_t tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
 
 /* Panels that a kernel works on side by side: chunks are multiples of it. */
 enum { CPU_PANEL_GROUP = 4 };

@@ -1,7 +1,5 @@
 #include "backend/cpu/linear.h"
 
-#include <math.h>
-
 #include "backend/cpu/pack.h"
 #include "base/mem.h"
 
@@ -54,15 +52,8 @@ void cpu_tile_parts(const cpu_tile *tile)
         output_column(tile, row, tile->y + (row - first));
 }
 
-static void silu_mul(const float *gate, const float *up, float *y, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-}
-
 const cpu_linear_kernels cpu_linear_generic = {
     .name = "generic",
     .tile = {cpu_tile_parts, cpu_tile_parts, cpu_tile_parts, cpu_tile_parts, cpu_tile_parts, cpu_tile_parts,
              cpu_tile_parts, cpu_tile_parts, cpu_tile_parts},
-    .silu_mul = silu_mul,
 };

@@ -123,26 +123,13 @@ void cpu_pack_panel_generic(const qr_weight *w, cpu_layout layout, int64_t panel
     for (int64_t row = panel * CPU_PANEL; row < QR_MIN((panel + 1) * CPU_PANEL, w->rows); row++, p.r++) {
         const void *from = (const uint8_t *)w->part[QR_PART_DATA].data + (size_t)row * row_bytes;
         switch (w->format) {
-        case QR_FORMAT_q8_0:
-            write_q8_0(from, blocks, p);
-            break;
-        case QR_FORMAT_q5_0:
-            write_q5_0(from, blocks, p);
-            break;
-        case QR_FORMAT_q4_0:
-            write_q4_0(from, blocks, p);
-            break;
-        case QR_FORMAT_q4_1:
-            write_q4_1(from, blocks, p);
-            break;
-        case QR_FORMAT_q4_k:
-            write_q4_k(from, blocks, p);
-            break;
-        case QR_FORMAT_q6_k:
-            write_q6_k(from, blocks, p);
-            break;
-        default:
-            write_dense(&parts, layout, row, p);
+        case QR_FORMAT_q8_0: write_q8_0(from, blocks, p); break;
+        case QR_FORMAT_q5_0: write_q5_0(from, blocks, p); break;
+        case QR_FORMAT_q4_0: write_q4_0(from, blocks, p); break;
+        case QR_FORMAT_q4_1: write_q4_1(from, blocks, p); break;
+        case QR_FORMAT_q4_k: write_q4_k(from, blocks, p); break;
+        case QR_FORMAT_q6_k: write_q6_k(from, blocks, p); break;
+        default: write_dense(&parts, layout, row, p);
         }
     }
 }
@@ -186,12 +173,8 @@ static void fill_halves(uint8_t *out, int count, float value)
 static void dummy_scales(cpu_layout layout, uint8_t *out)
 {
     switch (layout) {
-    case CPU_LAYOUT_Q8_0:
-        fill_halves(out, 16, dummy_sigma / 42);
-        break;
-    case CPU_LAYOUT_Q4_0:
-        fill_halves(out, 16, dummy_sigma / 2.5f);
-        break;
+    case CPU_LAYOUT_Q8_0: fill_halves(out, 16, dummy_sigma / 42); break;
+    case CPU_LAYOUT_Q4_0: fill_halves(out, 16, dummy_sigma / 2.5f); break;
     case CPU_LAYOUT_Q4_1:
         fill_halves(out, 16, dummy_sigma / 2.5f);
         fill_halves(out + 32, 16, -8 * dummy_sigma / 2.5f);
@@ -201,9 +184,7 @@ static void dummy_scales(cpu_layout layout, uint8_t *out)
         fill_halves(out + 32, 16, dummy_sigma / 2.5f / 4);
         memset(out + 64, 32, 256);
         break;
-    default:
-        fill_halves(out, 16, dummy_sigma / 9 / 32);
-        memset(out + 32, 32, 256);
+    default: fill_halves(out, 16, dummy_sigma / 18.5f / 32); memset(out + 32, 32, 256);
     }
 }
 

@@ -1,0 +1,19 @@
+/* How the tile kernels are written: functions that are always inlined into a caller that gives the tile's size as
+ * constants, and loops over the tile that unroll whole, so that its arrays become registers.
+ * Private to backend/cpu/. Thread: any.
+ */
+#ifndef QR_BACKEND_CPU_UNROLL_H
+#define QR_BACKEND_CPU_UNROLL_H
+
+#define CPU_INLINE static inline __attribute__((always_inline))
+
+#ifdef __clang__
+#define CPU_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define CPU_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* for (i = 0; i < count; i++), unrolled; count is a constant after inlining. */
+#define CPU_EACH(i, count) CPU_UNROLL for (int i = 0; i < (count); i++)
+
+#endif
