@@ -106,7 +106,7 @@ static void read_architecture(reader *r)
             r->family = &families[i];
     if (name == NULL && strcmp(r->family->model_type, type) == 0)
         name = r->family->architecture;
-    if (name == NULL || strlen(name) >= sizeof(r->config->architecture))
+    if (name == NULL || name[0] == 0 || strlen(name) >= sizeof(r->config->architecture))
         fail(r, QR_BAD_FILE, "architectures", "is missing or too long");
     else
         snprintf(r->config->architecture, sizeof(r->config->architecture), "%s", name);
