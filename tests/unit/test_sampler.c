@@ -1,10 +1,6 @@
 // links: qr_sample qr_base
 /* Sampling: the filters against a plain definition, the distribution against its probabilities, bounds. */
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "support/cmocka.h"
 
 #include <math.h>
 #include <string.h>
