@@ -81,6 +81,10 @@ static inline void fake_make(qr_request *request, int index)
         sample->finish = QR_FINISH_ABORT;
         return;
     }
+    if (request->max_tokens == 0) {
+        sample->finish = QR_FINISH_LENGTH;
+        return;
+    }
     int32_t id = fake_next(request, index, sample->made);
     if (id == FAKE_EOS) {
         sample->finish = QR_FINISH_STOP;

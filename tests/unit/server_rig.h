@@ -58,7 +58,7 @@ static qr_status rig_join(rig *r)
     return r->result;
 }
 
-static void rig_stop(rig *r)
+static inline void rig_stop(rig *r)
 {
     if (!r->joined) {
         qr_server_stop(r->server);
@@ -112,7 +112,7 @@ static void rig_read(int fd, const char *until, int ms, qr_buf *out)
 }
 
 /* Sends bytes on a new connection and returns what came until the close (or 2 s); freed by the caller. */
-static char *rig_raw(const rig *r, const char *bytes, size_t len)
+static inline char *rig_raw(const rig *r, const char *bytes, size_t len)
 {
     qr_buf out = {0};
     int fd = rig_connect(r);
@@ -122,7 +122,7 @@ static char *rig_raw(const rig *r, const char *bytes, size_t len)
     return out.data != NULL ? out.data : strdup("");
 }
 
-static char *rig_request(const rig *r, const char *method, const char *path, const char *headers, const char *body)
+static inline char *rig_request(const rig *r, const char *method, const char *path, const char *headers, const char *body)
 {
     qr_buf text = {0};
     qr_buf_printf(&text, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s", method, path, headers);
@@ -137,7 +137,7 @@ static char *rig_request(const rig *r, const char *method, const char *path, con
 
 static int rig_status(const char *reply) { return strncmp(reply, "HTTP/1.1 ", 9) == 0 ? atoi(reply + 9) : -1; }
 
-static const char *rig_body(const char *reply)
+static inline const char *rig_body(const char *reply)
 {
     const char *at = strstr(reply, "\r\n\r\n");
     return at != NULL ? at + 4 : "";
@@ -159,7 +159,7 @@ static inline char *rig_dechunk(const char *body)
 }
 
 /* Waits until the engine holds no request. */
-static bool rig_idle(rig *r, int ms)
+static inline bool rig_idle(rig *r, int ms)
 {
     for (int i = 0; i < ms; i++) {
         if (fake_live(r->engine) == 0)
