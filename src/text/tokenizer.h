@@ -58,6 +58,7 @@ typedef struct qr_detokenizer {
     const qr_tokenizer *tokenizer;
     bool skip_special;
     bool started;            /* the first token was seen: leading-space rules of SentencePiece families */
+    uint32_t strip_left;     /* leading spaces of the text that are still to be dropped */
     uint8_t pending[64];     /* bytes that do not yet make a whole character */
     uint32_t pending_bytes;
 } qr_detokenizer;
