@@ -22,16 +22,11 @@ bool qr_api_fail(qr_api_error *error, int http, const char *code, const char *pa
 static const char *code_of(qr_status status)
 {
     switch (status) {
-    case QR_BUSY:
-        return "server_overloaded";
-    case QR_CLOSED:
-        return "server_shutting_down";
-    case QR_DEVICE_FAILED:
-        return "device_failed";
-    case QR_LIMIT_EXCEEDED:
-        return "limit_exceeded";
-    default:
-        return NULL;
+    case QR_BUSY: return "server_overloaded";
+    case QR_CLOSED: return "server_shutting_down";
+    case QR_DEVICE_FAILED: return "device_failed";
+    case QR_LIMIT_EXCEEDED: return "limit_exceeded";
+    default: return NULL;
     }
 }
 
@@ -44,18 +39,12 @@ bool qr_api_fail_status(qr_api_error *error, qr_status status, const char *messa
 const char *qr_api_error_type(int http)
 {
     switch (http) {
-    case 401:
-        return "authentication_error";
-    case 403:
-        return "permission_error";
-    case 404:
-        return "not_found_error";
-    case 429:
-        return "rate_limit_error";
-    case 503:
-        return "service_unavailable_error";
-    default:
-        return http >= 500 ? "server_error" : "invalid_request_error";
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 429: return "rate_limit_error";
+    case 503: return "service_unavailable_error";
+    default: return http >= 500 ? "server_error" : "invalid_request_error";
     }
 }
 

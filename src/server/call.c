@@ -63,7 +63,8 @@ void qr_call_gone(qr_server *server, void *owner)
     event_active(server->poll_event, EV_READ, 0);
 }
 
-static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_format *format, qr_api_kind kind)
+static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_format *format,
+                         qr_api_kind kind)
 {
     qr_call *call = qr_calloc(1, sizeof(*call));
     call->owner.kind = QR_OWNER_CALL;
@@ -84,8 +85,8 @@ static bool id_is_plain(qr_str id)
 {
     for (size_t i = 0; i < id.len; i++) {
         char c = id.data[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
-              c == '.' || c == ':' || c == '/'))
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+              c == '_' || c == '.' || c == ':' || c == '/'))
             return false;
     }
     return true;
@@ -95,7 +96,8 @@ static bool choose_id(qr_call *call, qr_api_error *error)
 {
     qr_str given = call->params.request_id;
     if (given.len > 0 && !id_is_plain(given))
-        return qr_api_fail(error, 400, NULL, "request_id", "request_id: only letters, digits and -_.:/ may stand in it");
+        return qr_api_fail(error, 400, NULL, "request_id",
+                           "request_id: only letters, digits and -_.:/ may stand in it");
     const char *base = given.len > 0 ? given.data : qr_http_conn_request(call->conn)->id;
     (void)snprintf(call->id, sizeof(call->id), "%s-%s", call->format->id_prefix, base);
     return true;
@@ -108,8 +110,8 @@ static bool choose_model(qr_call *call, qr_api_error *error)
     if (name.data == NULL || name.len == 0)
         return true;
     if (!qr_server_serves_model(call->server, name))
-        return qr_api_fail(error, 404, "model_not_found", "model", "the model \"%.200s\" is not served; /v1/models lists what is",
-                           name.data);
+        return qr_api_fail(error, 404, "model_not_found", "model",
+                           "the model \"%.200s\" is not served; /v1/models lists what is", name.data);
     call->model = name;
     return true;
 }
@@ -159,11 +161,13 @@ static bool submit(qr_call *call, qr_api_error *error)
     qr_server *server = call->server;
     qr_error err = {0};
     if (call->params.kind == QR_API_CHAT)
-        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content, &call->chat_json);
+        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content,
+                         &call->chat_json);
     for (size_t i = 0; i < call->prompt_count; i++) {
         qr_request_options options;
         fill_options(call, &call->prompts[i], &options);
-        qr_status status = qr_request_submit(server->engine, server->poller, &options, &call->prompts[i].request, &err);
+        qr_status status =
+            qr_request_submit(server->engine, server->poller, &options, &call->prompts[i].request, &err);
         if (status != QR_OK)
             return qr_api_fail_status(error, status, err.message);
     }
@@ -173,8 +177,8 @@ static bool submit(qr_call *call, qr_api_error *error)
 
 static bool call_prepare(qr_call *call, qr_str body, qr_api_error *error)
 {
-    if (!qr_api_params_parse(&call->params, body, &call->server->limits, error) || !choose_model(call, error) ||
-        !choose_id(call, error))
+    if (!qr_api_params_parse(&call->params, body, &call->server->limits, error) ||
+        !choose_model(call, error) || !choose_id(call, error))
         return false;
     if (call->params.unknown[0] != '\0')
         qr_log(QR_LOG_WARN, "unknown_fields", "id=%s ignored=\"%s\"", call->id, call->params.unknown);
@@ -278,7 +282,8 @@ static void reply_whole(qr_call *call)
     qr_http_conn *conn = call->conn;
     qr_buf_append_cstr(&out, "{\"id\":");
     qr_json_append_string(&out, qr_str_of(call->id));
-    qr_buf_printf(&out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->whole_object, (long long)call->created);
+    qr_buf_printf(&out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->whole_object,
+                  (long long)call->created);
     qr_json_append_string(&out, call->model);
     qr_buf_printf(&out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->server->fingerprint);
     for (size_t i = 0; i < call->choice_count; i++) {
@@ -309,7 +314,8 @@ static void call_event(const qr_event *event)
         call_fail(call, event);
         return;
     }
-    qr_choice *choice = &call->choices[prompt->index * (size_t)call->params.sampling.n + (size_t)event->sample];
+    qr_choice *choice =
+        &call->choices[prompt->index * (size_t)call->params.sampling.n + (size_t)event->sample];
     choice->tokens += event->token_count;
     if (event->finish != QR_FINISH_NONE && choice->finish == QR_FINISH_NONE) {
         choice->finish = event->finish;
@@ -373,9 +379,15 @@ void qr_calls_release(qr_server *server) { free_ended(server); }
 
 /* ---- For the formats ------------------------------------------------------------------------------- */
 
-qr_request_facts qr_choice_facts(const qr_choice *choice) { return qr_request_describe(choice->prompt->request); }
+qr_request_facts qr_choice_facts(const qr_choice *choice)
+{
+    return qr_request_describe(choice->prompt->request);
+}
 
-qr_sample_view qr_choice_view(const qr_choice *choice) { return qr_request_sample(choice->prompt->request, choice->sample); }
+qr_sample_view qr_choice_view(const qr_choice *choice)
+{
+    return qr_request_sample(choice->prompt->request, choice->sample);
+}
 
 void qr_call_append_finish(qr_buf *out, qr_finish finish)
 {
@@ -399,7 +411,8 @@ static bool stop_token_listed(const qr_call *call, int32_t token)
 
 bool qr_call_has_stop_reason(const qr_call *call, const qr_choice *choice)
 {
-    return choice->finish == QR_FINISH_STOP && (choice->stop_string >= 0 || stop_token_listed(call, choice->stop_token));
+    return choice->finish == QR_FINISH_STOP &&
+           (choice->stop_string >= 0 || stop_token_listed(call, choice->stop_token));
 }
 
 void qr_call_append_stop_reason(const qr_call *call, const qr_choice *choice, qr_buf *out)
@@ -431,7 +444,8 @@ void qr_call_append_prompt_text(const qr_call *call, const qr_call_prompt *promp
     size_t bytes = 0;
     qr_request_facts facts = qr_request_describe(prompt->request);
     if (call->server->tokenizer == NULL ||
-        qr_tokenizer_decode(call->server->tokenizer, facts.prompt_ids, facts.prompt_count, false, &text, &bytes, NULL) != QR_OK)
+        qr_tokenizer_decode(call->server->tokenizer, facts.prompt_ids, facts.prompt_count, false, &text,
+                            &bytes, NULL) != QR_OK)
         return;
     qr_buf_append(out, text, bytes);
     qr_string_free(text);

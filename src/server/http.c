@@ -62,9 +62,7 @@ void conn_enter(qr_http_conn *conn, conn_state state)
         set_deadline(conn, options->idle_timeout_ms);
         bufferevent_enable(conn->bev, EV_READ);
         break;
-    case CONN_BODY:
-        set_deadline(conn, options->body_timeout_ms);
-        break;
+    case CONN_BODY: set_deadline(conn, options->body_timeout_ms); break;
     case CONN_BUSY:
         event_del(conn->deadline);
         bufferevent_disable(conn->bev, EV_READ);
@@ -79,8 +77,7 @@ void conn_enter(qr_http_conn *conn, conn_state state)
         conn->head_bytes = 0; /* now counts what is thrown away */
         bufferevent_enable(conn->bev, EV_READ);
         break;
-    case CONN_DEAD:
-        break;
+    case CONN_DEAD: break;
     }
 }
 
@@ -135,8 +132,10 @@ static void on_reap(evutil_socket_t fd, short what, void *user)
 static void conn_refuse_status(qr_http_conn *conn, int status, const char *message)
 {
     qr_buf body = {0};
-    qr_buf_printf(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}",
-                  message);
+    qr_buf_printf(
+        &body,
+        "{\"error\":{\"message\":\"%s\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}",
+        message);
     qr_http_refuse(conn, status, "application/json", qr_buf_str(&body));
     qr_buf_release(&body);
     conn->keep_alive = false;
@@ -317,7 +316,8 @@ static void take(qr_http *http, int fd, const struct sockaddr *address)
     conn_new(http, fd, peer);
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int len, void *user)
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int len,
+                      void *user)
 {
     (void)listener;
     (void)len;
@@ -359,7 +359,8 @@ qr_http *qr_http_new(struct event_base *base, const qr_server_options *options, 
     http->watch = event_new(base, http->watch_fd, EV_READ | EV_PERSIST, on_watch, http);
     http->reaper = event_new(base, -1, 0, on_reap, http);
     http->accept_retry = evtimer_new(base, on_accept_retry, http);
-    QR_ASSERT(http->watch_fd >= 0 && http->watch != NULL && http->reaper != NULL && http->accept_retry != NULL);
+    QR_ASSERT(http->watch_fd >= 0 && http->watch != NULL && http->reaper != NULL &&
+              http->accept_retry != NULL);
     event_add(http->watch, NULL);
     return http;
 }

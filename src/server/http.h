@@ -42,23 +42,23 @@ typedef enum qr_http_method {
 } qr_http_method;
 
 /* The headers that mean something here; the others are counted against the limits and dropped. */
-#define QR_HTTP_HEADER_MAP(X)                                          \
-    X(HOST, "host")                                                    \
-    X(AUTHORIZATION, "authorization")                                  \
-    X(CONTENT_TYPE, "content-type")                                    \
-    X(CONTENT_ENCODING, "content-encoding")                            \
-    X(EXPECT, "expect")                                                \
-    X(ORIGIN, "origin")                                                \
-    X(X_REQUEST_ID, "x-request-id")                                    \
-    X(SEC_FETCH_SITE, "sec-fetch-site")                                \
-    X(IF_NONE_MATCH, "if-none-match")                                  \
+#define QR_HTTP_HEADER_MAP(X)               \
+    X(HOST, "host")                         \
+    X(AUTHORIZATION, "authorization")       \
+    X(CONTENT_TYPE, "content-type")         \
+    X(CONTENT_ENCODING, "content-encoding") \
+    X(EXPECT, "expect")                     \
+    X(ORIGIN, "origin")                     \
+    X(X_REQUEST_ID, "x-request-id")         \
+    X(SEC_FETCH_SITE, "sec-fetch-site")     \
+    X(IF_NONE_MATCH, "if-none-match")       \
     X(ACCESS_CONTROL_REQUEST_METHOD, "access-control-request-method")
 
 typedef enum qr_http_header {
 #define X(name, text) QR_HEADER_##name,
     QR_HTTP_HEADER_MAP(X)
 #undef X
-    QR_HEADER_COUNT
+        QR_HEADER_COUNT
 } qr_http_header;
 
 #define QR_HTTP_ID_MAX 128
@@ -71,11 +71,11 @@ typedef struct qr_http_request {
     qr_str query; /* after '?', may be empty */
     qr_str headers[QR_HEADER_COUNT]; /* data NULL: absent */
     bool has_body;
-    int64_t declared_bytes;       /* Content-Length; -1 when chunked or absent */
-    qr_str body;                  /* complete in hooks.request */
-    int route;                    /* the hooks' own */
-    char id[QR_HTTP_ID_MAX + 1];  /* X-Request-Id of the reply */
-    uint64_t started_ns;          /* first byte of the head */
+    int64_t declared_bytes;      /* Content-Length; -1 when chunked or absent */
+    qr_str body;                 /* complete in hooks.request */
+    int route;                   /* the hooks' own */
+    char id[QR_HTTP_ID_MAX + 1]; /* X-Request-Id of the reply */
+    uint64_t started_ns;         /* first byte of the head */
 } qr_http_request;
 
 typedef struct qr_http_hooks {
@@ -111,7 +111,8 @@ void *qr_http_conn_owner(const qr_http_conn *conn);
 /* Gives the body's memory back early; request.body is empty afterwards. */
 void qr_http_conn_drop_body(qr_http_conn *conn);
 /* A whole header line with CRLF that every reply to this request carries. */
-void qr_http_conn_add_header(qr_http_conn *conn, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void qr_http_conn_add_header(qr_http_conn *conn, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* From hooks.head: the reply is this one. Closes afterwards when the request has a body. */
 void qr_http_refuse(qr_http_conn *conn, int status, const char *content_type, qr_str body);

@@ -57,9 +57,9 @@ struct qr_http_conn {
     int refuse_status;
     const char *refuse_type;
     qr_buf refuse_body;
-    int status;         /* of the reply */
+    int status; /* of the reply */
     size_t reply_bytes;
-    bool reported;      /* hooks.finished was called for this request */
+    bool reported; /* hooks.finished was called for this request */
     void *owner;
 };
 

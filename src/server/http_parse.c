@@ -17,8 +17,8 @@ static const char *const header_names[QR_HEADER_COUNT] = {
 /* Headers whose second copy would make the request mean two things. */
 static bool header_is_single(int header)
 {
-    return header == QR_HEADER_HOST || header == QR_HEADER_AUTHORIZATION || header == QR_HEADER_CONTENT_TYPE ||
-           header == QR_HEADER_ORIGIN;
+    return header == QR_HEADER_HOST || header == QR_HEADER_AUTHORIZATION ||
+           header == QR_HEADER_CONTENT_TYPE || header == QR_HEADER_ORIGIN;
 }
 
 static void refuse_text(qr_http_conn *conn, int status, const char *message)
@@ -173,16 +173,11 @@ static bool split_target(qr_http_request *request, qr_str target)
 static qr_http_method method_of(uint8_t method)
 {
     switch (method) {
-    case HTTP_GET:
-        return QR_HTTP_GET;
-    case HTTP_HEAD:
-        return QR_HTTP_HEAD;
-    case HTTP_POST:
-        return QR_HTTP_POST;
-    case HTTP_OPTIONS:
-        return QR_HTTP_OPTIONS;
-    default:
-        return QR_HTTP_OTHER;
+    case HTTP_GET: return QR_HTTP_GET;
+    case HTTP_HEAD: return QR_HTTP_HEAD;
+    case HTTP_POST: return QR_HTTP_POST;
+    case HTTP_OPTIONS: return QR_HTTP_OPTIONS;
+    default: return QR_HTTP_OTHER;
     }
 }
 
@@ -191,13 +186,15 @@ static void request_fill(qr_http_conn *conn)
     qr_http_request *request = &conn->request;
     for (int i = 0; i < QR_HEADER_COUNT; i++) {
         if (conn->places[i].present)
-            request->headers[i] = trim(qr_str_make(conn->head.data + conn->places[i].offset, conn->places[i].len));
+            request->headers[i] =
+                trim(qr_str_make(conn->head.data + conn->places[i].offset, conn->places[i].len));
     }
     request->method = method_of(conn->parser.method);
     request->method_name = qr_str_of(llhttp_method_name((llhttp_method_t)conn->parser.method));
     bool chunked = (conn->parser.flags & F_CHUNKED) != 0;
     bool sized = (conn->parser.flags & F_CONTENT_LENGTH) != 0;
-    request->declared_bytes = sized && !chunked ? (int64_t)QR_MIN(conn->parser.content_length, (uint64_t)INT64_MAX) : -1;
+    request->declared_bytes =
+        sized && !chunked ? (int64_t)QR_MIN(conn->parser.content_length, (uint64_t)INT64_MAX) : -1;
     request->has_body = chunked || request->declared_bytes > 0;
     conn->http10 = conn->parser.http_major == 1 && conn->parser.http_minor == 0;
 }
@@ -253,8 +250,10 @@ static int on_headers_complete(llhttp_t *parser)
     parser->upgrade = 0; /* an offer that we do not take up, as HTTP allows; the request itself is served */
     qr_buf_append_char(&conn->head, '\0'); /* the last append: slices into head.data are stable from here */
     request_fill(conn);
-    bool fine = head_is_sound(conn) && conn->http->hooks.head(conn->http->hooks.user, conn) && length_fits(conn);
-    if (fine && conn->request.has_body && conn->request.headers[QR_HEADER_EXPECT].data != NULL && !conn->http10)
+    bool fine =
+        head_is_sound(conn) && conn->http->hooks.head(conn->http->hooks.user, conn) && length_fits(conn);
+    if (fine && conn->request.has_body && conn->request.headers[QR_HEADER_EXPECT].data != NULL &&
+        !conn->http10)
         bufferevent_write(conn->bev, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     if (!fine && (conn->request.has_body || parser->method == HTTP_CONNECT)) {
         conn->keep_alive = false;

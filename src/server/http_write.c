@@ -15,11 +15,25 @@ const char *qr_http_reason(int status)
         int status;
         const char *text;
     } reasons[] = {
-        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"},
-        {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"}, {408, "Request Timeout"},
-        {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"},
-        {417, "Expectation Failed"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
-        {500, "Internal Server Error"}, {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"},
+        {200, "OK"},
+        {204, "No Content"},
+        {304, "Not Modified"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {413, "Content Too Large"},
+        {414, "URI Too Long"},
+        {415, "Unsupported Media Type"},
+        {417, "Expectation Failed"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
         {505, "HTTP Version Not Supported"},
     };
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
@@ -131,7 +145,8 @@ bool qr_http_stream_write(qr_http_conn *conn, qr_buf *piece)
     size_t start = QR_HTTP_PIECE_RESERVE;
     if (payload == 0)
         return true;
-    if (evbuffer_get_length(bufferevent_get_output(conn->bev)) > conn->http->options->stream_pending_bytes_max) {
+    if (evbuffer_get_length(bufferevent_get_output(conn->bev)) >
+        conn->http->options->stream_pending_bytes_max) {
         conn_kill(conn); /* the reader lags by more than it may */
         return false;
     }
@@ -171,7 +186,8 @@ void qr_http_conn_add_header(qr_http_conn *conn, const char *format, ...)
 void write_bare(int fd, int status)
 {
     char text[160];
-    int len = snprintf(text, sizeof(text), "HTTP/1.1 %d %s\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
+    int len = snprintf(text, sizeof(text),
+                       "HTTP/1.1 %d %s\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
                        status, qr_http_reason(status));
     (void)!send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)shutdown(fd, SHUT_WR);

@@ -18,8 +18,14 @@ typedef struct limit_row {
     int64_t fallback, min, max;
 } limit_row;
 
-#define SIZE_ROW(field, fallback, min, max) {#field, offsetof(qr_server_options, field), true, fallback, min, max}
-#define INT_ROW(field, fallback, min, max)  {#field, offsetof(qr_server_options, field), false, fallback, min, max}
+#define SIZE_ROW(field, fallback, min, max)                                  \
+    {                                                                        \
+#field, offsetof(qr_server_options, field), true, fallback, min, max \
+    }
+#define INT_ROW(field, fallback, min, max)                                    \
+    {                                                                         \
+#field, offsetof(qr_server_options, field), false, fallback, min, max \
+    }
 
 static const limit_row limit_rows[] = {
     INT_ROW(connections_max, 1024, 1, 1 << 20),
@@ -74,7 +80,8 @@ qr_status qr_limits_fill(qr_server_options *options, qr_error *err)
             return status;
     }
     if (options->port < 0 || options->port > 65535)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "server: port: %d is not between 0 and 65535", options->port);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "server: port: %d is not between 0 and 65535",
+                       options->port);
     if (strcmp(options->generation_config, "auto") != 0 && strcmp(options->generation_config, "vllm") != 0)
         return qr_fail(err, QR_INVALID_ARGUMENT, "server: generation_config: \"%s\" is neither auto nor vllm",
                        options->generation_config);

@@ -8,7 +8,10 @@
 /* What stands below the lowest finite value: JSON has no -inf (OpenAI and vLLM write the same). */
 #define LOGPROB_FLOOR (-9999.0)
 
-static double floored(float logprob) { return isfinite(logprob) && (double)logprob > LOGPROB_FLOOR ? (double)logprob : LOGPROB_FLOOR; }
+static double floored(float logprob)
+{
+    return isfinite(logprob) && (double)logprob > LOGPROB_FLOOR ? (double)logprob : LOGPROB_FLOOR;
+}
 
 /* Shortest text of the float, not of the double it widens to. */
 static void append_value(qr_buf *out, float logprob)
@@ -68,7 +71,8 @@ static void append_chat_entry(qr_logprob_style style, const qr_logprob *entry, q
     append_bytes(out, text);
 }
 
-void qr_logprobs_append_chat(qr_logprob_style style, const qr_logprob *rows, size_t count, size_t columns, qr_buf *out)
+void qr_logprobs_append_chat(qr_logprob_style style, const qr_logprob *rows, size_t count, size_t columns,
+                             qr_buf *out)
 {
     qr_buf scratch = {0};
     qr_buf_append_cstr(out, "{\"content\":[");

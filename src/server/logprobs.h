@@ -11,7 +11,8 @@ typedef struct qr_logprob_style {
 } qr_logprob_style;
 
 /* `{"content":[...],"refusal":null}` for `count` tokens of `columns` entries each. */
-void qr_logprobs_append_chat(qr_logprob_style style, const qr_logprob *rows, size_t count, size_t columns, qr_buf *out);
+void qr_logprobs_append_chat(qr_logprob_style style, const qr_logprob *rows, size_t count, size_t columns,
+                             qr_buf *out);
 
 /* Completions' four parallel lists, gathered over prompt (with echo) and output. */
 typedef struct qr_logprob_lists {

@@ -17,8 +17,10 @@ static void append_model(const qr_server *server, const char *name, qr_buf *out)
 {
     qr_buf_append_cstr(out, "{\"id\":");
     qr_json_append_string(out, qr_str_of(name));
-    qr_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"quire\",\"root\":", (long long)server->started_unix_s);
-    qr_json_append_string(out, qr_str_of(server->options.model_root != NULL ? server->options.model_root : server->model_name));
+    qr_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"quire\",\"root\":",
+                  (long long)server->started_unix_s);
+    qr_json_append_string(
+        out, qr_str_of(server->options.model_root != NULL ? server->options.model_root : server->model_name));
     qr_buf_printf(out, ",\"parent\":null,\"max_model_len\":%lld,\"permission\":[]}",
                   (long long)qr_engine_max_model_len(server->engine));
 }
@@ -71,7 +73,8 @@ void qr_serve_model(qr_server *server, qr_http_conn *conn)
     name[len] = '\0';
     if (strlen(name) != len || !qr_server_serves_model(server, qr_str_make(name, len))) {
         qr_api_error error = {0};
-        (void)qr_api_fail(&error, 404, "model_not_found", "model", "that model is not served; /v1/models lists what is");
+        (void)qr_api_fail(&error, 404, "model_not_found", "model",
+                          "that model is not served; /v1/models lists what is");
         qr_reply_error(conn, &error);
         return;
     }

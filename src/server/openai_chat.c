@@ -13,7 +13,8 @@ static qr_str echoed(const qr_call *call)
 {
     const qr_json *messages = call->params.messages;
     const qr_json *last = qr_json_at(messages, qr_json_count(messages) - 1);
-    if (!call->params.echo || !qr_str_equals(qr_json_string(qr_json_get(last, "role")), call->server->options.response_role))
+    if (!call->params.echo ||
+        !qr_str_equals(qr_json_string(qr_json_get(last, "role")), call->server->options.response_role))
         return qr_str_make("", 0);
     qr_str content = qr_json_string(qr_json_get(last, "content"));
     return content.data != NULL ? content : qr_str_make("", 0);
@@ -145,4 +146,7 @@ static const qr_call_format chat_format = {
     .extras = chat_extras,
 };
 
-void qr_serve_chat(qr_server *server, qr_http_conn *conn) { qr_call_begin(server, conn, &chat_format, QR_API_CHAT); }
+void qr_serve_chat(qr_server *server, qr_http_conn *conn)
+{
+    qr_call_begin(server, conn, &chat_format, QR_API_CHAT);
+}

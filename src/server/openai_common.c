@@ -59,11 +59,12 @@ static bool read_number(field_reader *reader, const field_row *row, const qr_jso
         return wrong_type(reader, row->name, row->type == FIELD_FLOAT ? "a number" : "an integer", value);
     double number = qr_json_number(value, NAN);
     if (row->type != FIELD_FLOAT && number != floor(number))
-        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: expected an integer, got %g", row->name, number);
+        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: expected an integer, got %g", row->name,
+                           number);
     bool fits = number <= row->max && (row->above_min ? number > row->min : number >= row->min);
     if (!fits)
-        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: %.10g is not in %c%.10g, %.10g]", row->name, number,
-                           row->above_min ? '(' : '[', row->min, row->max);
+        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: %.10g is not in %c%.10g, %.10g]",
+                           row->name, number, row->above_min ? '(' : '[', row->min, row->max);
     *out = number;
     return true;
 }
@@ -104,8 +105,8 @@ static bool read_string(field_reader *reader, const field_row *row, const qr_jso
         return wrong_type(reader, row->name, "a string", value);
     qr_str text = qr_json_string(value);
     if ((double)text.len > row->max || (double)text.len < row->min)
-        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: %zu bytes is not in [%.0f, %.0f]", row->name,
-                           text.len, row->min, row->max);
+        return qr_api_fail(reader->error, 400, NULL, row->name, "%s: %zu bytes is not in [%.0f, %.0f]",
+                           row->name, text.len, row->min, row->max);
     *(qr_str *)(void *)((char *)reader->params + row->offset) = text;
     return true;
 }
@@ -119,7 +120,8 @@ static bool read_strings(field_reader *reader, const char *name, const qr_json *
         return wrong_type(reader, name, "a string or a list of strings", value);
     size_t count = single ? 1 : qr_json_count(value);
     if (count > count_max)
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name, count, count_max);
+        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name,
+                           count, count_max);
     if (count == 0)
         return true;
     const char **items = QR_ARENA_ARRAY(&reader->params->arena, const char *, count);
@@ -129,8 +131,8 @@ static bool read_strings(field_reader *reader, const char *name, const qr_json *
             return wrong_type(reader, name, "strings", item);
         qr_str text = qr_json_string(item);
         if (text.len == 0 || text.len > STOP_BYTES_MAX)
-            return qr_api_fail(reader->error, 400, NULL, name, "%s: entry %zu has %zu bytes, not 1 to %d", name, i,
-                               text.len, STOP_BYTES_MAX);
+            return qr_api_fail(reader->error, 400, NULL, name, "%s: entry %zu has %zu bytes, not 1 to %d",
+                               name, i, text.len, STOP_BYTES_MAX);
         items[i] = text.data;
     }
     *out = items;
@@ -141,7 +143,8 @@ static bool read_strings(field_reader *reader, const char *name, const qr_json *
 static bool read_stop(field_reader *reader, const char *name, const qr_json *value)
 {
     qr_sampling_params *sampling = &reader->params->sampling;
-    return read_strings(reader, name, value, (size_t)reader->limits->stop_max, &sampling->stop, &sampling->stop_count);
+    return read_strings(reader, name, value, (size_t)reader->limits->stop_max, &sampling->stop,
+                        &sampling->stop_count);
 }
 
 static bool read_bad_words(field_reader *reader, const char *name, const qr_json *value)
@@ -158,20 +161,21 @@ static bool read_id(field_reader *reader, const char *name, const qr_json *value
         return wrong_type(reader, name, "token ids (integers)", value);
     int64_t id = qr_json_int(value, -1);
     if (id < 0 || id >= reader->limits->vocab_size)
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: token id %lld is not in [0, %d)", name, (long long)id,
-                           reader->limits->vocab_size);
+        return qr_api_fail(reader->error, 400, NULL, name, "%s: token id %lld is not in [0, %d)", name,
+                           (long long)id, reader->limits->vocab_size);
     *out = (int32_t)id;
     return true;
 }
 
-static bool read_ids(field_reader *reader, const char *name, const qr_json *value, size_t count_max, const int32_t **out,
-                     size_t *out_count)
+static bool read_ids(field_reader *reader, const char *name, const qr_json *value, size_t count_max,
+                     const int32_t **out, size_t *out_count)
 {
     if (!qr_json_is(value, QR_JSON_ARRAY))
         return wrong_type(reader, name, "a list of token ids", value);
     size_t count = qr_json_count(value);
     if (count > count_max)
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name, count, count_max);
+        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name,
+                           count, count_max);
     int32_t *ids = QR_ARENA_ARRAY(&reader->params->arena, int32_t, count);
     for (size_t i = 0; i < count; i++) {
         if (!read_id(reader, name, qr_json_at(value, i), &ids[i]))
@@ -192,12 +196,14 @@ static bool read_allowed_ids(field_reader *reader, const char *name, const qr_js
 {
     qr_sampling_params *sampling = &reader->params->sampling;
     if (qr_json_is(value, QR_JSON_ARRAY) && qr_json_count(value) == 0)
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: an empty list would allow no token at all", name);
+        return qr_api_fail(reader->error, 400, NULL, name, "%s: an empty list would allow no token at all",
+                           name);
     return read_ids(reader, name, value, (size_t)reader->limits->vocab_size, &sampling->allowed_token_ids,
                     &sampling->allowed_token_id_count);
 }
 
-static bool read_bias(field_reader *reader, const char *name, qr_str key, const qr_json *value, qr_logit_bias *out)
+static bool read_bias(field_reader *reader, const char *name, qr_str key, const qr_json *value,
+                      qr_logit_bias *out)
 {
     char digits[16];
     char *end = NULL;
@@ -212,7 +218,8 @@ static bool read_bias(field_reader *reader, const char *name, qr_str key, const 
     qr_json_type type = qr_json_typeof(value);
     double bias = qr_json_number(value, NAN);
     if ((type != QR_JSON_INT && type != QR_JSON_REAL) || !(bias >= -100 && bias <= 100))
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: the bias of token %lld is not a number in [-100, 100]", name, id);
+        return qr_api_fail(reader->error, 400, NULL, name,
+                           "%s: the bias of token %lld is not a number in [-100, 100]", name, id);
     *out = (qr_logit_bias){.token = (int32_t)id, .bias = (float)bias};
     return true;
 }
@@ -223,7 +230,8 @@ static bool read_logit_bias(field_reader *reader, const char *name, const qr_jso
         return wrong_type(reader, name, "an object of token id to bias", value);
     size_t count = qr_json_count(value), at = 0;
     if (count > LIST_MAX)
-        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %d are served", name, count, LIST_MAX);
+        return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %d are served", name,
+                           count, LIST_MAX);
     qr_logit_bias *rows = QR_ARENA_ARRAY(&reader->params->arena, qr_logit_bias, count);
     for (void *it = qr_json_iter(value); it != NULL; it = qr_json_iter_next(value, it)) {
         if (!read_bias(reader, name, qr_json_iter_key(it), qr_json_iter_value(it), &rows[at++]))
@@ -259,10 +267,12 @@ static bool read_response_format(field_reader *reader, const char *name, const q
     qr_str type = qr_json_string(qr_json_get(value, "type"));
     if (qr_str_equals(type, "text"))
         return true;
-    if (qr_str_equals(type, "json_object") || qr_str_equals(type, "json_schema") || qr_str_equals(type, "structural_tag"))
-        return qr_api_fail(reader->error, 400, "not_served", name, "response_format: type \"%s\" is not served yet, only \"text\"",
-                           type.data);
-    return qr_api_fail(reader->error, 400, NULL, name, "response_format: expected an object with type \"text\"");
+    if (qr_str_equals(type, "json_object") || qr_str_equals(type, "json_schema") ||
+        qr_str_equals(type, "structural_tag"))
+        return qr_api_fail(reader->error, 400, "not_served", name,
+                           "response_format: type \"%s\" is not served yet, only \"text\"", type.data);
+    return qr_api_fail(reader->error, 400, NULL, name,
+                       "response_format: expected an object with type \"text\"");
 }
 
 static bool read_tool_choice(field_reader *reader, const char *name, const qr_json *value)
@@ -271,8 +281,9 @@ static bool read_tool_choice(field_reader *reader, const char *name, const qr_js
     reader->params->tools_off = qr_str_equals(choice, "none");
     if (reader->params->tools_off || qr_str_equals(choice, "auto"))
         return true;
-    return qr_api_fail(reader->error, 400, "not_served", name,
-                       "tool_choice: only \"none\" and \"auto\" are served yet, not \"required\" or a named function");
+    return qr_api_fail(
+        reader->error, 400, "not_served", name,
+        "tool_choice: only \"none\" and \"auto\" are served yet, not \"required\" or a named function");
 }
 
 static bool read_tools(field_reader *reader, const char *name, const qr_json *value)
@@ -283,7 +294,8 @@ static bool read_tools(field_reader *reader, const char *name, const qr_json *va
         const qr_json *tool = qr_json_at(value, i);
         qr_str function_name = qr_json_string(qr_json_get(qr_json_get(tool, "function"), "name"));
         if (function_name.len == 0)
-            return qr_api_fail(reader->error, 400, NULL, name, "tools[%zu]: expected {\"type\":\"function\",\"function\":{\"name\":...}}", i);
+            return qr_api_fail(reader->error, 400, NULL, name,
+                               "tools[%zu]: expected {\"type\":\"function\",\"function\":{\"name\":...}}", i);
     }
     reader->params->tools = qr_json_count(value) > 0 ? value : NULL;
     return true;
@@ -291,20 +303,24 @@ static bool read_tools(field_reader *reader, const char *name, const qr_json *va
 
 static bool read_message(field_reader *reader, const qr_json *message, size_t index)
 {
-    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function", "ipython"};
+    static const char *const roles[] = {"system", "developer", "user",   "assistant",
+                                        "tool",   "function",  "ipython"};
     if (!qr_json_is(message, QR_JSON_OBJECT))
-        return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: expected an object, got %s", index,
-                           qr_json_type_name(qr_json_typeof(message)));
+        return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: expected an object, got %s",
+                           index, qr_json_type_name(qr_json_typeof(message)));
     qr_str role = qr_json_string(qr_json_get(message, "role"));
     if (role.len == 0 || role.len > 64)
-        return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: role: expected a string such as \"%s\"", index, roles[2]);
+        return qr_api_fail(reader->error, 400, NULL, "messages",
+                           "messages[%zu]: role: expected a string such as \"%s\"", index, roles[2]);
     const qr_json *content = qr_json_get(message, "content");
     if (content == NULL || qr_json_is(content, QR_JSON_NULL)) {
         if (!qr_str_equals(role, "assistant"))
-            return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: content is missing", index);
+            return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: content is missing",
+                               index);
     } else if (!qr_json_is(content, QR_JSON_STRING) && !qr_json_is(content, QR_JSON_ARRAY)) {
-        return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: content: expected a string or a list of parts, got %s",
-                           index, qr_json_type_name(qr_json_typeof(content)));
+        return qr_api_fail(reader->error, 400, NULL, "messages",
+                           "messages[%zu]: content: expected a string or a list of parts, got %s", index,
+                           qr_json_type_name(qr_json_typeof(content)));
     }
     return true;
 }
@@ -337,27 +353,57 @@ static bool read_completion_logprobs(field_reader *reader, const char *name, con
         return wrong_type(reader, name, "an integer", value);
     int64_t count = qr_json_int(value, -1);
     if (count < 0 || count > reader->limits->vocab_size)
-        return qr_api_fail(reader->error, 400, NULL, name, "logprobs: %lld is not in [0, %d]", (long long)count,
-                           reader->limits->vocab_size);
+        return qr_api_fail(reader->error, 400, NULL, name, "logprobs: %lld is not in [0, %d]",
+                           (long long)count, reader->limits->vocab_size);
     reader->params->sampling.logprobs = (int32_t)count;
     return true;
 }
 
 /* ---- The table ------------------------------------------------------------------------------------- */
 
-#define AT(member)        offsetof(qr_api_params, member)
-#define SAMPLING(member)  offsetof(qr_api_params, sampling.member)
-#define BOTH              (QR_API_CHAT | QR_API_COMPLETION)
-#define ROW_BOOL(name, kinds, where)              {name, kinds, FIELD_BOOL, where, 0, 1, false, NULL, NULL}
-#define ROW_INT32(name, kinds, where, min, max)   {name, kinds, FIELD_INT32, where, min, max, false, NULL, NULL}
-#define ROW_INT64(name, kinds, where, min, max)   {name, kinds, FIELD_INT64, where, min, max, false, NULL, NULL}
-#define ROW_FLOAT(name, where, min, max)          {name, BOTH, FIELD_FLOAT, where, min, max, false, NULL, NULL}
-#define ROW_FLOAT_ABOVE(name, where, min, max)    {name, BOTH, FIELD_FLOAT, where, min, max, true, NULL, NULL}
-#define ROW_STRING(name, kinds, where, min, max)  {name, kinds, FIELD_STRING, where, min, max, false, NULL, NULL}
-#define ROW_SPECIAL(name, kinds, function)        {name, kinds, FIELD_SPECIAL, 0, 0, 0, false, function, NULL}
-#define ROW_ONLY(name, kinds, values)             {name, kinds, FIELD_ONLY, 0, 0, 0, false, NULL, values}
-#define ROW_ACCEPTED(name, kinds)                 {name, kinds, FIELD_ACCEPTED, 0, 0, 0, false, NULL, NULL}
-#define ROW_JSON(name, kinds, type, where)        {name, kinds, type, where, 0, 0, false, NULL, NULL}
+#define AT(member)       offsetof(qr_api_params, member)
+#define SAMPLING(member) offsetof(qr_api_params, sampling.member)
+#define BOTH             (QR_API_CHAT | QR_API_COMPLETION)
+#define ROW_BOOL(name, kinds, where)                            \
+    {                                                           \
+        name, kinds, FIELD_BOOL, where, 0, 1, false, NULL, NULL \
+    }
+#define ROW_INT32(name, kinds, where, min, max)                      \
+    {                                                                \
+        name, kinds, FIELD_INT32, where, min, max, false, NULL, NULL \
+    }
+#define ROW_INT64(name, kinds, where, min, max)                      \
+    {                                                                \
+        name, kinds, FIELD_INT64, where, min, max, false, NULL, NULL \
+    }
+#define ROW_FLOAT(name, where, min, max)                            \
+    {                                                               \
+        name, BOTH, FIELD_FLOAT, where, min, max, false, NULL, NULL \
+    }
+#define ROW_FLOAT_ABOVE(name, where, min, max)                     \
+    {                                                              \
+        name, BOTH, FIELD_FLOAT, where, min, max, true, NULL, NULL \
+    }
+#define ROW_STRING(name, kinds, where, min, max)                      \
+    {                                                                 \
+        name, kinds, FIELD_STRING, where, min, max, false, NULL, NULL \
+    }
+#define ROW_SPECIAL(name, kinds, function)                         \
+    {                                                              \
+        name, kinds, FIELD_SPECIAL, 0, 0, 0, false, function, NULL \
+    }
+#define ROW_ONLY(name, kinds, values)                         \
+    {                                                         \
+        name, kinds, FIELD_ONLY, 0, 0, 0, false, NULL, values \
+    }
+#define ROW_ACCEPTED(name, kinds)                               \
+    {                                                           \
+        name, kinds, FIELD_ACCEPTED, 0, 0, 0, false, NULL, NULL \
+    }
+#define ROW_JSON(name, kinds, type, where)                \
+    {                                                     \
+        name, kinds, type, where, 0, 0, false, NULL, NULL \
+    }
 
 static const field_row field_rows[] = {
     ROW_STRING("model", BOTH, AT(model), 0, 1024),
@@ -462,7 +508,8 @@ size_t qr_api_field_count(void) { return QR_COUNT_OF(field_rows); }
 qr_api_field_doc qr_api_field_at(size_t index)
 {
     const field_row *row = &field_rows[index];
-    return (qr_api_field_doc){.name = row->name, .kinds = row->kinds, .served = row->type == FIELD_ONLY ? row->only : NULL};
+    return (qr_api_field_doc){
+        .name = row->name, .kinds = row->kinds, .served = row->type == FIELD_ONLY ? row->only : NULL};
 }
 
 /* ---- Reading a body -------------------------------------------------------------------------------- */
@@ -501,23 +548,18 @@ static bool read_field(field_reader *reader, const field_row *row, const qr_json
     case FIELD_BOOL:
     case FIELD_INT32:
     case FIELD_INT64:
-    case FIELD_FLOAT:
-        return read_stored(reader, row, value);
-    case FIELD_STRING:
-        return read_string(reader, row, value);
+    case FIELD_FLOAT: return read_stored(reader, row, value);
+    case FIELD_STRING: return read_string(reader, row, value);
     case FIELD_ARRAY:
     case FIELD_OBJECT:
-    case FIELD_ANY:
-        return read_kept(reader, row, value);
-    case FIELD_SPECIAL:
-        return row->read(reader, row->name, value);
+    case FIELD_ANY: return read_kept(reader, row, value);
+    case FIELD_SPECIAL: return row->read(reader, row->name, value);
     case FIELD_ONLY:
         if (only_allows(row->only, value))
             return true;
         return qr_api_fail(reader->error, 400, "not_served", row->name, "%s is not served yet%s%s", row->name,
                            row->only[0] != '\0' ? ": only " : "", row->only);
-    case FIELD_ACCEPTED:
-        return true;
+    case FIELD_ACCEPTED: return true;
     }
     return true;
 }
@@ -538,7 +580,8 @@ static void note_unknown(qr_api_params *params, qr_str key)
     if (at > 0 && at + 1 < sizeof(params->unknown))
         params->unknown[at++] = ',';
     for (size_t i = 0; i < key.len && at + 1 < sizeof(params->unknown); i++)
-        params->unknown[at++] = key.data[i] > ' ' && key.data[i] < 0x7f && key.data[i] != '"' ? key.data[i] : '?';
+        params->unknown[at++] =
+            key.data[i] > ' ' && key.data[i] < 0x7f && key.data[i] != '"' ? key.data[i] : '?';
     params->unknown[at] = '\0';
 }
 
@@ -547,8 +590,8 @@ static bool read_fields(field_reader *reader, const qr_json *body)
     if (!qr_json_is(body, QR_JSON_OBJECT))
         return qr_api_fail(reader->error, 400, NULL, NULL, "the body is not a JSON object");
     if (qr_json_count(body) > TOP_LEVEL_KEYS_MAX)
-        return qr_api_fail(reader->error, 400, NULL, NULL, "the body has %zu fields, at most %d are read", qr_json_count(body),
-                           TOP_LEVEL_KEYS_MAX);
+        return qr_api_fail(reader->error, 400, NULL, NULL, "the body has %zu fields, at most %d are read",
+                           qr_json_count(body), TOP_LEVEL_KEYS_MAX);
     for (void *it = qr_json_iter(body); it != NULL; it = qr_json_iter_next(body, it)) {
         const qr_json *value = qr_json_iter_value(it);
         const field_row *row = find_row(qr_json_iter_key(it), reader->params->kind);
@@ -592,17 +635,20 @@ static bool read_prompts(field_reader *reader)
     bool single = !array || qr_json_is(first, QR_JSON_INT);
     size_t count = single ? 1 : qr_json_count(prompt);
     if (count > (size_t)reader->limits->prompts_max)
-        return qr_api_fail(reader->error, 400, NULL, "prompt", "prompt: %zu prompts in one request, at most %d are served", count,
+        return qr_api_fail(reader->error, 400, NULL, "prompt",
+                           "prompt: %zu prompts in one request, at most %d are served", count,
                            reader->limits->prompts_max);
     params->prompts = QR_ARENA_ARRAY(&params->arena, qr_api_prompt, count);
     params->prompt_count = count;
     if (single)
-        return array ? prompt_from_ids(reader, prompt, &params->prompts[0]) : prompt_from_string(&params->prompts[0], prompt);
+        return array ? prompt_from_ids(reader, prompt, &params->prompts[0])
+                     : prompt_from_string(&params->prompts[0], prompt);
     for (size_t i = 0; i < count; i++) {
         const qr_json *item = qr_json_at(prompt, i);
         if (qr_json_typeof(item) != qr_json_typeof(first) ||
             (!qr_json_is(item, QR_JSON_STRING) && !qr_json_is(item, QR_JSON_ARRAY)))
-            return qr_api_fail(reader->error, 400, NULL, "prompt", "prompt[%zu]: expected a string or token ids, all of one kind", i);
+            return qr_api_fail(reader->error, 400, NULL, "prompt",
+                               "prompt[%zu]: expected a string or token ids, all of one kind", i);
         bool fine = qr_json_is(item, QR_JSON_STRING) ? prompt_from_string(&params->prompts[i], item)
                                                      : prompt_from_ids(reader, item, &params->prompts[i]);
         if (!fine)
@@ -620,10 +666,12 @@ static bool settle_lengths(field_reader *reader)
     if (params->max_completion_tokens >= 0)
         sampling->max_tokens = params->max_completion_tokens;
     if (sampling->max_tokens == 0 && !params->echo && sampling->prompt_logprobs < 0)
-        return qr_api_fail(reader->error, 400, NULL, "max_tokens", "max_tokens: 0 is served only with echo or prompt_logprobs");
+        return qr_api_fail(reader->error, 400, NULL, "max_tokens",
+                           "max_tokens: 0 is served only with echo or prompt_logprobs");
     if (sampling->max_tokens >= 0 && sampling->min_tokens > sampling->max_tokens)
-        return qr_api_fail(reader->error, 400, NULL, "min_tokens", "min_tokens: %lld is more than max_tokens, %lld",
-                           (long long)sampling->min_tokens, (long long)sampling->max_tokens);
+        return qr_api_fail(reader->error, 400, NULL, "min_tokens",
+                           "min_tokens: %lld is more than max_tokens, %lld", (long long)sampling->min_tokens,
+                           (long long)sampling->max_tokens);
     return true;
 }
 
@@ -636,12 +684,14 @@ static bool settle_logprobs(field_reader *reader)
     if (params->kind == QR_API_CHAT && params->chat_logprobs)
         sampling->logprobs = params->top_logprobs > 0 ? params->top_logprobs : 0;
     if (params->stream && sampling->prompt_logprobs >= 0)
-        return qr_api_fail(reader->error, 400, NULL, "prompt_logprobs", "prompt_logprobs: not served with stream: true");
+        return qr_api_fail(reader->error, 400, NULL, "prompt_logprobs",
+                           "prompt_logprobs: not served with stream: true");
     if (params->kind == QR_API_COMPLETION && params->echo && sampling->logprobs >= 0 && !params->stream &&
         sampling->prompt_logprobs < 0)
         sampling->prompt_logprobs = sampling->logprobs;
     if (params->kind == QR_API_COMPLETION && params->echo && sampling->logprobs >= 0 && params->stream)
-        return qr_api_fail(reader->error, 400, "not_served", "logprobs", "logprobs: not served with both echo and stream");
+        return qr_api_fail(reader->error, 400, "not_served", "logprobs",
+                           "logprobs: not served with both echo and stream");
     return true;
 }
 
@@ -651,17 +701,19 @@ static bool settle(field_reader *reader)
     if (params->kind == QR_API_CHAT && params->messages == NULL)
         return qr_api_fail(reader->error, 400, NULL, "messages", "messages is missing");
     if (params->sampling.n > reader->limits->n_max)
-        return qr_api_fail(reader->error, 400, NULL, "n", "n: %d is more than the %d samples that are served", params->sampling.n,
-                           reader->limits->n_max);
+        return qr_api_fail(reader->error, 400, NULL, "n", "n: %d is more than the %d samples that are served",
+                           params->sampling.n, reader->limits->n_max);
     if (params->best_of > params->sampling.n)
         return qr_api_fail(reader->error, 400, "not_served", "best_of", "best_of: more than n is not served");
     if (params->prompt_count * (size_t)params->sampling.n > (size_t)reader->limits->sequences_max)
-        return qr_api_fail(reader->error, 400, NULL, "n", "n: %zu prompts x %d samples is more than the %d that are served in one request",
+        return qr_api_fail(reader->error, 400, NULL, "n",
+                           "n: %zu prompts x %d samples is more than the %d that are served in one request",
                            params->prompt_count, params->sampling.n, reader->limits->sequences_max);
     if (params->stream_options_given && !params->stream)
         return qr_api_fail(reader->error, 400, NULL, "stream_options", "stream_options: needs stream: true");
     if (params->return_prompt_text && params->stream)
-        return qr_api_fail(reader->error, 400, "not_served", "return_prompt_text", "return_prompt_text: not served with stream: true");
+        return qr_api_fail(reader->error, 400, "not_served", "return_prompt_text",
+                           "return_prompt_text: not served with stream: true");
     if (params->continue_final_message && params->add_generation_prompt)
         return qr_api_fail(reader->error, 400, NULL, "continue_final_message",
                            "continue_final_message: needs add_generation_prompt: false");
@@ -679,7 +731,8 @@ bool qr_api_params_parse(qr_api_params *params, qr_str body, const qr_api_limits
     qr_error err = {0};
     qr_status status = qr_json_parse(body, &qr_json_limits_request, &params->body, &err);
     if (status != QR_OK)
-        return qr_api_fail(error, 400, "invalid_json", NULL, "the body is not JSON that is served: %s", err.message);
+        return qr_api_fail(error, 400, "invalid_json", NULL, "the body is not JSON that is served: %s",
+                           err.message);
     if (!read_fields(&reader, params->body))
         return false;
     params->prompt_count = 1;
@@ -732,12 +785,13 @@ void qr_api_params_release(qr_api_params *params)
 
 bool qr_api_check_kwargs(const qr_json *kwargs, qr_api_error *error)
 {
-    static const char *const reserved[] = {"messages", "tools", "documents", "add_generation_prompt",
-                                           "continue_final_message", "chat_template", "conversation", "tokenize"};
+    static const char *const reserved[] = {
+        "messages",      "tools",        "documents", "add_generation_prompt", "continue_final_message",
+        "chat_template", "conversation", "tokenize"};
     for (size_t i = 0; i < QR_COUNT_OF(reserved); i++) {
         if (qr_json_get(kwargs, reserved[i]) != NULL)
-            return qr_api_fail(error, 400, NULL, "chat_template_kwargs", "chat_template_kwargs: \"%s\" may not be set there",
-                               reserved[i]);
+            return qr_api_fail(error, 400, NULL, "chat_template_kwargs",
+                               "chat_template_kwargs: \"%s\" may not be set there", reserved[i]);
     }
     return true;
 }
@@ -767,13 +821,15 @@ static void append_kwargs(qr_buf *out, const qr_json *kwargs, const qr_json *but
     }
 }
 
-void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special, qr_buf *out)
+void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special,
+                      qr_buf *out)
 {
     qr_buf_append_cstr(out, "{\"messages\":");
     qr_json_write(params->messages, 0, out);
     append_member(out, "tools", params->tools_off ? NULL : params->tools);
     append_member(out, "documents", params->documents);
-    qr_buf_printf(out, ",\"add_generation_prompt\":%s,\"continue_final_message\":%s", params->add_generation_prompt ? "true" : "false",
+    qr_buf_printf(out, ",\"add_generation_prompt\":%s,\"continue_final_message\":%s",
+                  params->add_generation_prompt ? "true" : "false",
                   params->continue_final_message ? "true" : "false");
     if (allow_special)
         qr_buf_append_cstr(out, ",\"allow_special_in_content\":true");
@@ -781,7 +837,8 @@ void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs
     qr_buf_append_cstr(out, ",\"chat_template_kwargs\":{");
     append_kwargs(out, params->template_kwargs, NULL, &first);
     append_kwargs(out, default_kwargs, params->template_kwargs, &first);
-    if (params->reasoning_effort.len > 0 && qr_json_get(params->template_kwargs, "reasoning_effort") == NULL &&
+    if (params->reasoning_effort.len > 0 &&
+        qr_json_get(params->template_kwargs, "reasoning_effort") == NULL &&
         qr_json_get(default_kwargs, "reasoning_effort") == NULL) {
         qr_buf_append_cstr(out, first ? "\"reasoning_effort\":" : ",\"reasoning_effort\":");
         qr_json_append_string(out, params->reasoning_effort);

@@ -54,11 +54,13 @@ typedef struct qr_api_params {
 void qr_api_params_init(qr_api_params *params, qr_api_kind kind, const qr_json *generation_config);
 void qr_api_params_release(qr_api_params *params);
 /* Reads body into params; false with *error filled. */
-bool qr_api_params_parse(qr_api_params *params, qr_str body, const qr_api_limits *limits, qr_api_error *error);
+bool qr_api_params_parse(qr_api_params *params, qr_str body, const qr_api_limits *limits,
+                         qr_api_error *error);
 
 /* The JSON that qr_template_render takes, for a chat request. default_kwargs: JSON object or NULL; the request's
  * chat_template_kwargs win. */
-void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special, qr_buf *out);
+void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special,
+                      qr_buf *out);
 /* false with *error when kwargs name what a request must not set. */
 bool qr_api_check_kwargs(const qr_json *kwargs, qr_api_error *error);
 

@@ -81,12 +81,15 @@ static void append_whole_logprobs(qr_call *call, qr_choice *choice, qr_sample_vi
     if (call->params.echo) {
         qr_request_facts facts = qr_choice_facts(choice);
         for (size_t i = 0; i < facts.prompt_count; i++) {
-            const qr_logprob *row = facts.prompt_logprobs != NULL ? facts.prompt_logprobs + i * facts.prompt_logprob_columns : NULL;
+            const qr_logprob *row = facts.prompt_logprobs != NULL
+                                        ? facts.prompt_logprobs + i * facts.prompt_logprob_columns
+                                        : NULL;
             qr_logprob_lists_add(&lists, facts.prompt_ids[i], row, facts.prompt_logprob_columns);
         }
     }
     for (size_t i = 0; i < view.token_count && view.logprobs != NULL; i++)
-        qr_logprob_lists_add(&lists, view.token_ids[i], view.logprobs + i * view.logprob_columns, view.logprob_columns);
+        qr_logprob_lists_add(&lists, view.token_ids[i], view.logprobs + i * view.logprob_columns,
+                             view.logprob_columns);
     qr_logprob_lists_finish(&lists, out);
 }
 

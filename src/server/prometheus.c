@@ -46,8 +46,8 @@ static void append_labels(const qr_server *server, const char *extra, qr_buf *ou
         qr_buf_printf(out, ",%s", extra);
 }
 
-static void append_histogram(const char *name, const char *labels, const double *bounds, const uint64_t *buckets, size_t bound_count,
-                             double sum, qr_buf *out)
+static void append_histogram(const char *name, const char *labels, const double *bounds,
+                             const uint64_t *buckets, size_t bound_count, double sum, qr_buf *out)
 {
     uint64_t total = 0;
     for (size_t i = 0; i <= bound_count; i++) {
@@ -59,7 +59,8 @@ static void append_histogram(const char *name, const char *labels, const double 
             qr_buf_append_cstr(out, "+Inf");
         qr_buf_printf(out, "\"} %llu.0\n", (unsigned long long)total);
     }
-    qr_buf_printf(out, "%s_count{%s} %llu.0\n%s_sum{%s} ", name, labels, (unsigned long long)total, name, labels);
+    qr_buf_printf(out, "%s_count{%s} %llu.0\n%s_sum{%s} ", name, labels, (unsigned long long)total, name,
+                  labels);
     append_number(out, sum);
     qr_buf_append_char(out, '\n');
 }
@@ -70,12 +71,13 @@ static void append_metric(const qr_server *server, const qr_metric *metric, bool
     bool counter = metric->type == QR_METRIC_COUNTER;
     const char *suffix = counter && !qr_str_ends(qr_str_of(metric->name), QR_STR("_total")) ? "_total" : "";
     if (first)
-        qr_buf_printf(out, "# HELP %s%s %s\n# TYPE %s%s %s\n", metric->name, suffix, metric->help, metric->name, suffix,
-                      types[metric->type]);
+        qr_buf_printf(out, "# HELP %s%s %s\n# TYPE %s%s %s\n", metric->name, suffix, metric->help,
+                      metric->name, suffix, types[metric->type]);
     qr_buf labels = {0};
     append_labels(server, metric->label, &labels);
     if (metric->type == QR_METRIC_HISTOGRAM) {
-        append_histogram(metric->name, labels.data, metric->bounds, metric->buckets, metric->bound_count, metric->value, out);
+        append_histogram(metric->name, labels.data, metric->bounds, metric->buckets, metric->bound_count,
+                         metric->value, out);
     } else {
         qr_buf_printf(out, "%s%s{%s} ", metric->name, suffix, labels.data);
         append_number(out, metric->value);
@@ -112,8 +114,10 @@ static bool route_used(const qr_route_counters *counters)
 
 static void append_request_counts(const qr_server *server, qr_buf *out)
 {
-    qr_buf_append_cstr(out, "# HELP http_requests_total Requests by route and class of status (gone: the client left first).\n"
-                            "# TYPE http_requests_total counter\n");
+    qr_buf_append_cstr(
+        out,
+        "# HELP http_requests_total Requests by route and class of status (gone: the client left first).\n"
+        "# TYPE http_requests_total counter\n");
     for (size_t i = 0; i <= QR_ROUTES_MAX; i++) {
         for (int c = 0; c < 6; c++) {
             uint64_t value = server->routes[i].requests[c];
@@ -122,8 +126,8 @@ static void append_request_counts(const qr_server *server, qr_buf *out)
             char status[8] = "gone";
             if (c > 0)
                 (void)snprintf(status, sizeof(status), "%dxx", c);
-            qr_buf_printf(out, "http_requests_total{handler=\"%s\",status=\"%s\"} %llu.0\n", handler_name(i), status,
-                          (unsigned long long)value);
+            qr_buf_printf(out, "http_requests_total{handler=\"%s\",status=\"%s\"} %llu.0\n", handler_name(i),
+                          status, (unsigned long long)value);
         }
     }
 }
@@ -149,13 +153,15 @@ static void append_http(const qr_server *server, qr_buf *out)
         char label[80];
         (void)snprintf(label, sizeof(label), "handler=\"%s\"", handler_name(i));
         if (route_used(counters))
-            append_histogram("http_request_duration_seconds", label, qr_http_seconds_bounds, counters->seconds_buckets, QR_HTTP_BUCKETS,
-                             counters->seconds_sum, out);
+            append_histogram("http_request_duration_seconds", label, qr_http_seconds_bounds,
+                             counters->seconds_buckets, QR_HTTP_BUCKETS, counters->seconds_sum, out);
     }
     append_sizes(server, "http_request_size_bytes_total", "Declared bytes of request bodies.", false, out);
     append_sizes(server, "http_response_size_bytes_total", "Bytes of replies, heads included.", true, out);
-    qr_buf_printf(out, "# HELP quire_http_connections Open connections.\n# TYPE quire_http_connections gauge\n"
-                       "quire_http_connections %zu.0\n", qr_http_connections(server->http));
+    qr_buf_printf(out,
+                  "# HELP quire_http_connections Open connections.\n# TYPE quire_http_connections gauge\n"
+                  "quire_http_connections %zu.0\n",
+                  qr_http_connections(server->http));
 }
 
 void qr_serve_metrics(qr_server *server, qr_http_conn *conn)

@@ -114,7 +114,8 @@ static void choose_id(qr_http_conn *conn, const qr_http_request *request)
         return;
     }
     char id[33];
-    (void)snprintf(id, sizeof(id), "%016llx%016llx", (unsigned long long)qr_rng_system(), (unsigned long long)qr_rng_system());
+    (void)snprintf(id, sizeof(id), "%016llx%016llx", (unsigned long long)qr_rng_system(),
+                   (unsigned long long)qr_rng_system());
     qr_http_conn_set_id(conn, qr_str_of(id));
 }
 
@@ -136,13 +137,17 @@ static bool handle_cors(qr_server *server, qr_http_conn *conn, const qr_http_req
     const char *allowed = allowed_origin(server, request->headers[QR_HEADER_ORIGIN]);
     if (allowed == NULL)
         return false;
-    qr_http_conn_add_header(conn, "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
-                                  "Access-Control-Expose-Headers: X-Request-Id, X-Quire-Seed, Retry-After\r\n", allowed);
-    if (request->method != QR_HTTP_OPTIONS || request->headers[QR_HEADER_ACCESS_CONTROL_REQUEST_METHOD].data == NULL)
+    qr_http_conn_add_header(conn,
+                            "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
+                            "Access-Control-Expose-Headers: X-Request-Id, X-Quire-Seed, Retry-After\r\n",
+                            allowed);
+    if (request->method != QR_HTTP_OPTIONS ||
+        request->headers[QR_HEADER_ACCESS_CONTROL_REQUEST_METHOD].data == NULL)
         return false;
-    qr_http_conn_add_header(conn, "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
-                                  "Access-Control-Allow-Headers: Authorization, Content-Type, X-Request-Id\r\n"
-                                  "Access-Control-Max-Age: 600\r\n");
+    qr_http_conn_add_header(conn,
+                            "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
+                            "Access-Control-Allow-Headers: Authorization, Content-Type, X-Request-Id\r\n"
+                            "Access-Control-Max-Age: 600\r\n");
     qr_http_refuse(conn, 204, NULL, qr_str_make("", 0));
     return true;
 }
@@ -199,19 +204,23 @@ static bool authorised(const qr_server *server, const qr_http_request *request)
     if (given.len > 7 && strncasecmp(given.data, "Bearer ", 7) == 0)
         return key_matches(server, qr_str_make(given.data + 7, given.len - 7));
     if (given.len > 6 && strncasecmp(given.data, "Basic ", 6) == 0)
-        return key_matches(server, basic_password(qr_str_make(given.data + 6, given.len - 6), decoded, sizeof(decoded)));
+        return key_matches(
+            server, basic_password(qr_str_make(given.data + 6, given.len - 6), decoded, sizeof(decoded)));
     return false;
 }
 
 static bool check_method(qr_http_conn *conn, const qr_http_request *request, const route *found)
 {
-    bool fits = ((request->method == QR_HTTP_GET || request->method == QR_HTTP_HEAD) && (found->methods & METHOD_GET) != 0) ||
+    bool fits = ((request->method == QR_HTTP_GET || request->method == QR_HTTP_HEAD) &&
+                 (found->methods & METHOD_GET) != 0) ||
                 (request->method == QR_HTTP_POST && (found->methods & METHOD_POST) != 0);
     if (fits)
         return true;
     bool get = (found->methods & METHOD_GET) != 0, post = (found->methods & METHOD_POST) != 0;
-    qr_http_conn_add_header(conn, "Allow: %s%s%s\r\n", get ? "GET, HEAD" : "", get && post ? ", " : "", post ? "POST" : "");
-    return refuse(conn, 405, "method_not_allowed", "this route does not take that method; the Allow header says which");
+    qr_http_conn_add_header(conn, "Allow: %s%s%s\r\n", get ? "GET, HEAD" : "", get && post ? ", " : "",
+                            post ? "POST" : "");
+    return refuse(conn, 405, "method_not_allowed",
+                  "this route does not take that method; the Allow header says which");
 }
 
 static bool is_json_type(qr_str type)
@@ -224,16 +233,21 @@ static bool is_json_type(qr_str type)
 
 /* A page of another site can make a browser post here without asking, but not with this type, and not without saying
  * so in Sec-Fetch-Site. */
-static bool check_body(qr_server *server, qr_http_conn *conn, const qr_http_request *request, const route *found)
+static bool check_body(qr_server *server, qr_http_conn *conn, const qr_http_request *request,
+                       const route *found)
 {
     qr_str encoding = request->headers[QR_HEADER_CONTENT_ENCODING];
     if (encoding.len > 0 && !qr_str_equals(encoding, "identity"))
-        return refuse(conn, 415, "unsupported_encoding", "compressed bodies are not served: send the body without Content-Encoding");
+        return refuse(conn, 415, "unsupported_encoding",
+                      "compressed bodies are not served: send the body without Content-Encoding");
     if ((found->flags & ROUTE_JSON) != 0 && !is_json_type(request->headers[QR_HEADER_CONTENT_TYPE]))
-        return refuse(conn, 415, "unsupported_media_type", "the body must be JSON: send Content-Type: application/json");
-    if (request->method == QR_HTTP_POST && qr_str_equals(request->headers[QR_HEADER_SEC_FETCH_SITE], "cross-site") &&
+        return refuse(conn, 415, "unsupported_media_type",
+                      "the body must be JSON: send Content-Type: application/json");
+    if (request->method == QR_HTTP_POST &&
+        qr_str_equals(request->headers[QR_HEADER_SEC_FETCH_SITE], "cross-site") &&
         allowed_origin(server, request->headers[QR_HEADER_ORIGIN]) == NULL)
-        return refuse(conn, 403, "cross_site", "another site's page may not post here: start the server with its origin allowed");
+        return refuse(conn, 403, "cross_site",
+                      "another site's page may not post here: start the server with its origin allowed");
     return true;
 }
 
@@ -251,8 +265,10 @@ bool qr_routes_head(void *user, qr_http_conn *conn)
     const route *found = index >= 0 ? &routes[index] : NULL;
     if ((found == NULL || (found->flags & ROUTE_OPEN) == 0) && !authorised(server, request)) {
         bool page = found != NULL && (found->flags & ROUTE_PAGE) != 0;
-        qr_http_conn_add_header(conn, "WWW-Authenticate: %s\r\n", page ? "Basic realm=\"quire: the API key is the password\"" : "Bearer");
-        return refuse(conn, 401, "invalid_api_key", "the API key is missing or wrong: send Authorization: Bearer KEY");
+        qr_http_conn_add_header(conn, "WWW-Authenticate: %s\r\n",
+                                page ? "Basic realm=\"quire: the API key is the password\"" : "Bearer");
+        return refuse(conn, 401, "invalid_api_key",
+                      "the API key is missing or wrong: send Authorization: Bearer KEY");
     }
     if (found == NULL)
         return refuse(conn, 404, "not_found", "there is no such route");
@@ -266,9 +282,11 @@ void qr_routes_request(void *user, qr_http_conn *conn)
 
 /* ---- After the reply ------------------------------------------------------------------------------- */
 
-const double qr_http_seconds_bounds[QR_HTTP_BUCKETS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60};
+const double qr_http_seconds_bounds[QR_HTTP_BUCKETS] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                                        0.5,   1,    2.5,   5,    10,  60};
 
-static void count(qr_server *server, int index, int status, double seconds, size_t request_bytes, size_t reply_bytes)
+static void count(qr_server *server, int index, int status, double seconds, size_t request_bytes,
+                  size_t reply_bytes)
 {
     qr_route_counters *counters = &server->routes[index >= 0 ? index : QR_ROUTES_MAX];
     int status_class = status / 100;
@@ -287,14 +305,18 @@ void qr_routes_finished(void *user, qr_http_conn *conn, int status, size_t reply
     qr_server *server = user;
     const qr_http_request *request = qr_http_conn_request(conn);
     double seconds = request->started_ns != 0 ? (double)(qr_clock_ns() - request->started_ns) / 1e9 : 0;
-    count(server, request->route, status, seconds, request->declared_bytes > 0 ? (size_t)request->declared_bytes : 0, reply_bytes);
+    count(server, request->route, status, seconds,
+          request->declared_bytes > 0 ? (size_t)request->declared_bytes : 0, reply_bytes);
     if (!server->options.access_log)
         return;
     bool quiet = request->route >= 0 && (routes[request->route].flags & ROUTE_QUIET) != 0 && status == 200;
     char path[256], quoted[300];
-    (void)snprintf(path, sizeof(path), "%.*s", (int)QR_MIN(request->path.len, sizeof(path) - 1), request->path.data);
-    qr_log(quiet ? QR_LOG_DEBUG : QR_LOG_INFO, "http", "method=%.*s path=%s status=%d ms=%.1f bytes=%zu id=%s",
+    (void)snprintf(path, sizeof(path), "%.*s", (int)QR_MIN(request->path.len, sizeof(path) - 1),
+                   request->path.data);
+    qr_log(quiet ? QR_LOG_DEBUG : QR_LOG_INFO, "http",
+           "method=%.*s path=%s status=%d ms=%.1f bytes=%zu id=%s",
            request->method_name.data != NULL ? (int)request->method_name.len : 1,
-           request->method_name.data != NULL ? request->method_name.data : "-", qr_log_quote(path, quoted, sizeof(quoted)), status,
-           seconds * 1e3, reply_bytes, request->id[0] != '\0' ? request->id : "-");
+           request->method_name.data != NULL ? request->method_name.data : "-",
+           qr_log_quote(path, quoted, sizeof(quoted)), status, seconds * 1e3, reply_bytes,
+           request->id[0] != '\0' ? request->id : "-");
 }

@@ -233,17 +233,10 @@ static void on_gone(void *user, qr_http_conn *conn)
     if (owner == NULL)
         return;
     switch (owner->kind) {
-    case QR_OWNER_CALL:
-        qr_call_gone(user, owner);
-        break;
-    case QR_OWNER_JOB:
-        qr_worker_job_gone(owner);
-        break;
-    case QR_OWNER_HEALTH_WAITER:
-        qr_health_waiter_gone(user, owner);
-        break;
-    case QR_OWNER_PROBE:
-        break;
+    case QR_OWNER_CALL: qr_call_gone(user, owner); break;
+    case QR_OWNER_JOB: qr_worker_job_gone(owner); break;
+    case QR_OWNER_HEALTH_WAITER: qr_health_waiter_gone(user, owner); break;
+    case QR_OWNER_PROBE: break;
     }
 }
 
@@ -254,7 +247,8 @@ static void read_model(qr_server *server)
     qr_sha256 sha;
     const char *fingerprint = qr_model_fingerprint(server->model);
     qr_sha256_init(&sha);
-    qr_sha256_update(&sha, fingerprint != NULL ? fingerprint : "", fingerprint != NULL ? strlen(fingerprint) : 0);
+    qr_sha256_update(&sha, fingerprint != NULL ? fingerprint : "",
+                     fingerprint != NULL ? strlen(fingerprint) : 0);
     qr_sha256_final(&sha, digest);
     qr_sha256_hex(digest, hex);
     (void)snprintf(server->fingerprint, sizeof(server->fingerprint), "quire-%.20s-%.8s", qr_version(), hex);
@@ -287,7 +281,8 @@ static void loop_begin(qr_server *server)
     server->http = qr_http_new(server->base, &server->options, &hooks);
     server->worker = qr_worker_new(server);
     server->stop_event = event_new(server->base, server->stop_fd, EV_READ | EV_PERSIST, on_stop, server);
-    server->poll_event = event_new(server->base, qr_poller_fd(server->poller), EV_READ | EV_PERSIST, on_poll, server);
+    server->poll_event =
+        event_new(server->base, qr_poller_fd(server->poller), EV_READ | EV_PERSIST, on_poll, server);
     server->stats_timer = event_new(server->base, -1, EV_PERSIST, on_stats, server);
     server->drain_timer = evtimer_new(server->base, on_drain_check, server);
     event_add(server->stop_event, NULL);
@@ -307,8 +302,8 @@ static void loop_end(qr_server *server)
     qr_calls_release(server);
     qr_health_release(server);
     qr_worker_free(server->worker);
-    struct event *events[] = {server->stop_event, server->poll_event, server->stats_timer, server->drain_timer,
-                              server->signal_events[0], server->signal_events[1]};
+    struct event *events[] = {server->stop_event,  server->poll_event,       server->stats_timer,
+                              server->drain_timer, server->signal_events[0], server->signal_events[1]};
     for (size_t i = 0; i < QR_COUNT_OF(events); i++) {
         if (events[i] != NULL)
             event_free(events[i]);
@@ -337,7 +332,8 @@ qr_status qr_server_run(qr_server *server, qr_engine *engine, qr_model *model, q
     status = qr_http_listen(server->http, server->listen_fd, err);
     if (status == QR_OK) {
         server->listen_fd = -1;
-        qr_log(QR_LOG_INFO, "listening", "host=%s port=%d model=\"%s\"", server->options.host, server->port, server->model_name);
+        qr_log(QR_LOG_INFO, "listening", "host=%s port=%d model=\"%s\"", server->options.host, server->port,
+               server->model_name);
         if (server->options.on_ready != NULL)
             server->options.on_ready(server->options.on_ready_user, server->options.host, server->port);
         event_base_dispatch(server->base);

@@ -8,7 +8,8 @@ void qr_sse_prepare(qr_call *call)
     qr_buf *head = &call->head;
     qr_buf_append_cstr(head, "data: {\"id\":");
     qr_json_append_string(head, qr_str_of(call->id));
-    qr_buf_printf(head, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->chunk_object, (long long)call->created);
+    qr_buf_printf(head, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->chunk_object,
+                  (long long)call->created);
     qr_json_append_string(head, call->model);
     qr_buf_printf(head, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->server->fingerprint);
 }

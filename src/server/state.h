@@ -41,20 +41,20 @@ struct qr_server {
     qr_model *model;
     const qr_tokenizer *tokenizer; /* NULL: the checkpoint has none */
     qr_poller *poller;
-    qr_json *generation_config;   /* NULL: vLLM's defaults */
-    qr_json *default_kwargs;      /* of the chat template, or NULL */
+    qr_json *generation_config; /* NULL: vLLM's defaults */
+    qr_json *default_kwargs;    /* of the chat template, or NULL */
     qr_api_limits limits;
     char fingerprint[48]; /* system_fingerprint */
     int64_t started_unix_s;
 
-    qr_list calls;       /* in flight */
-    qr_list dirty;       /* calls with bytes for their stream, within one poll */
-    qr_list ended;       /* calls to free once a poll's events are all seen */
+    qr_list calls; /* in flight */
+    qr_list dirty; /* calls with bytes for their stream, within one poll */
+    qr_list ended; /* calls to free once a poll's events are all seen */
     qr_list health_waiters;
     struct qr_health_probe *probe;
 
     qr_route_counters routes[QR_ROUTES_MAX + 1]; /* the last: no such route */
-    qr_engine_stats last_stats;                   /* of the throughput line */
+    qr_engine_stats last_stats;                  /* of the throughput line */
     uint64_t last_stats_ns;
     bool last_active;
     uint64_t drain_until_ns;
@@ -63,25 +63,30 @@ struct qr_server {
 };
 
 /* What hangs on an event's `user` and on a connection's owner: its first member. */
-typedef enum qr_owner_kind { QR_OWNER_CALL, QR_OWNER_PROBE, QR_OWNER_JOB, QR_OWNER_HEALTH_WAITER } qr_owner_kind;
+typedef enum qr_owner_kind {
+    QR_OWNER_CALL,
+    QR_OWNER_PROBE,
+    QR_OWNER_JOB,
+    QR_OWNER_HEALTH_WAITER
+} qr_owner_kind;
 typedef struct qr_owner {
     qr_owner_kind kind;
 } qr_owner;
 
 /* ---- The handlers, one file each -------------------------------------------------------------------- */
 
-void qr_serve_models(qr_server *server, qr_http_conn *conn);      /* models.c */
+void qr_serve_models(qr_server *server, qr_http_conn *conn); /* models.c */
 void qr_serve_model(qr_server *server, qr_http_conn *conn);
 void qr_serve_version(qr_server *server, qr_http_conn *conn);
 void qr_serve_chat(qr_server *server, qr_http_conn *conn);        /* openai_chat.c */
 void qr_serve_completions(qr_server *server, qr_http_conn *conn); /* openai_completions.c */
 void qr_serve_tokenize(qr_server *server, qr_http_conn *conn);    /* tokenize.c */
 void qr_serve_detokenize(qr_server *server, qr_http_conn *conn);
-void qr_serve_health(qr_server *server, qr_http_conn *conn);      /* health.c */
+void qr_serve_health(qr_server *server, qr_http_conn *conn); /* health.c */
 void qr_serve_health_generate(qr_server *server, qr_http_conn *conn);
-void qr_serve_metrics(qr_server *server, qr_http_conn *conn);     /* prometheus.c */
+void qr_serve_metrics(qr_server *server, qr_http_conn *conn); /* prometheus.c */
 void qr_serve_reset_prefix_cache(qr_server *server, qr_http_conn *conn);
-void qr_serve_page(qr_server *server, qr_http_conn *conn);        /* page.c */
+void qr_serve_page(qr_server *server, qr_http_conn *conn); /* page.c */
 
 /* routes.c: the hooks of http.h over a table of routes. */
 bool qr_routes_head(void *server, qr_http_conn *conn);
@@ -93,10 +98,10 @@ void qr_reply_json(qr_http_conn *conn, qr_buf *json); /* 200; releases json */
 bool qr_server_serves_model(const qr_server *server, qr_str name);
 
 /* call.c: generation. */
-void qr_call_events(qr_server *server);                  /* all that the poller has */
-void qr_call_gone(qr_server *server, void *call);        /* the client left */
-void qr_calls_cancel(qr_server *server);                 /* the drain's time is over */
-void qr_calls_release(qr_server *server);                /* once no connection is left */
+void qr_call_events(qr_server *server);           /* all that the poller has */
+void qr_call_gone(qr_server *server, void *call); /* the client left */
+void qr_calls_cancel(qr_server *server);          /* the drain's time is over */
+void qr_calls_release(qr_server *server);         /* once no connection is left */
 
 /* health.c */
 void qr_health_event(qr_server *server, const qr_event *event);

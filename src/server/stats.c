@@ -17,10 +17,12 @@ void qr_stats_line(qr_server *server)
     /* Once more after the last token, so that the log ends with zeros and not in the middle. */
     if (active || server->last_active)
         qr_log(QR_LOG_INFO, "stats",
-               "msg=\"Engine 000: Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, "
+               "msg=\"Engine 000: Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f "
+               "tokens/s, "
                "Running: %d reqs, Waiting: %d reqs, KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%\"",
-               seconds > 0 ? (double)prompt / seconds : 0, seconds > 0 ? (double)generation / seconds : 0, now.running, now.waiting,
-               now.kv_usage * 100, queries > 0 ? 100 * (double)hits / (double)queries : 0);
+               seconds > 0 ? (double)prompt / seconds : 0, seconds > 0 ? (double)generation / seconds : 0,
+               now.running, now.waiting, now.kv_usage * 100,
+               queries > 0 ? 100 * (double)hits / (double)queries : 0);
     server->last_active = active;
     server->last_stats = now;
     server->last_stats_ns = now_ns;

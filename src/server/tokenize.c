@@ -19,7 +19,8 @@ static bool flag(const qr_json *body, const char *name, bool fallback, bool *out
     if (value == NULL || qr_json_is(value, QR_JSON_NULL))
         return true;
     if (!qr_json_is(value, QR_JSON_BOOL))
-        return qr_api_fail(error, 400, NULL, name, "%s: expected a boolean, got %s", name, qr_json_type_name(qr_json_typeof(value)));
+        return qr_api_fail(error, 400, NULL, name, "%s: expected a boolean, got %s", name,
+                           qr_json_type_name(qr_json_typeof(value)));
     *out = qr_json_bool(value, fallback);
     return true;
 }
@@ -29,7 +30,8 @@ static bool check_model(const qr_server *server, const qr_json *body, qr_api_err
     qr_str name = qr_json_string(qr_json_get(body, "model"));
     if (name.len == 0 || qr_server_serves_model(server, name))
         return true;
-    return qr_api_fail(error, 404, "model_not_found", "model", "that model is not served; /v1/models lists what is");
+    return qr_api_fail(error, 404, "model_not_found", "model",
+                       "that model is not served; /v1/models lists what is");
 }
 
 static bool encode(tokenize_call *call, qr_str text, bool add_special, qr_api_error *error)
@@ -38,7 +40,8 @@ static bool encode(tokenize_call *call, qr_str text, bool add_special, qr_api_er
     qr_error err = {0};
     qr_encode_options_init(&options);
     options.add_special_tokens = add_special;
-    qr_status status = qr_tokenizer_encode(call->server->tokenizer, text.data, text.len, &options, &call->ids, &call->count, &err);
+    qr_status status = qr_tokenizer_encode(call->server->tokenizer, text.data, text.len, &options, &call->ids,
+                                           &call->count, &err);
     return status == QR_OK || qr_api_fail_status(error, status, err.message);
 }
 
@@ -66,8 +69,10 @@ static bool encode_messages(tokenize_call *call, const qr_json *body, qr_str raw
         qr_error err = {0};
         char *text = NULL;
         size_t bytes = 0;
-        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content, &request);
-        qr_status status = qr_template_render(server->tokenizer, request.data, request.len, &text, &bytes, &err);
+        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content,
+                         &request);
+        qr_status status =
+            qr_template_render(server->tokenizer, request.data, request.len, &text, &bytes, &err);
         fine = status == QR_OK ? encode(call, qr_str_make(text, bytes), add_special, error)
                                : qr_api_fail_status(error, status, err.message);
         qr_string_free(text);
@@ -101,8 +106,10 @@ static bool read_object(qr_str raw, qr_json **body, qr_api_error *error)
 {
     qr_error err = {0};
     if (qr_json_parse(raw, &qr_json_limits_request, body, &err) != QR_OK)
-        return qr_api_fail(error, 400, "invalid_json", NULL, "the body is not JSON that is served: %s", err.message);
-    return qr_json_is(*body, QR_JSON_OBJECT) || qr_api_fail(error, 400, NULL, NULL, "the body is not a JSON object");
+        return qr_api_fail(error, 400, "invalid_json", NULL, "the body is not JSON that is served: %s",
+                           err.message);
+    return qr_json_is(*body, QR_JSON_OBJECT) ||
+           qr_api_fail(error, 400, NULL, NULL, "the body is not a JSON object");
 }
 
 static bool run_tokenize(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
@@ -112,7 +119,8 @@ static bool run_tokenize(const qr_server *server, qr_str raw, qr_buf *reply, qr_
     bool fine = read_object(raw, &body, error) && check_model(server, body, error) &&
                 flag(body, "return_token_strs", false, &call.return_token_strs, error);
     if (fine)
-        fine = qr_json_get(body, "messages") != NULL ? encode_messages(&call, body, raw, error) : encode_prompt(&call, body, error);
+        fine = qr_json_get(body, "messages") != NULL ? encode_messages(&call, body, raw, error)
+                                                     : encode_prompt(&call, body, error);
     if (fine)
         append_tokens(&call, reply);
     qr_ids_free(call.ids);
@@ -126,7 +134,8 @@ static bool read_token_list(const qr_server *server, const qr_json *tokens, int3
         const qr_json *item = qr_json_at(tokens, i);
         int64_t id = qr_json_is(item, QR_JSON_INT) ? qr_json_int(item, -1) : -1;
         if (id < 0 || id >= server->limits.vocab_size)
-            return qr_api_fail(error, 400, NULL, "tokens", "tokens[%zu] is not a token id in [0, %d)", i, server->limits.vocab_size);
+            return qr_api_fail(error, 400, NULL, "tokens", "tokens[%zu] is not a token id in [0, %d)", i,
+                               server->limits.vocab_size);
         ids[i] = (int32_t)id;
     }
     return true;
@@ -148,7 +157,8 @@ static bool run_detokenize(const qr_server *server, qr_str raw, qr_buf *reply, q
     }
     if (fine) {
         qr_error err = {0};
-        qr_status status = qr_tokenizer_decode(server->tokenizer, ids, qr_json_count(tokens), false, &text, &bytes, &err);
+        qr_status status =
+            qr_tokenizer_decode(server->tokenizer, ids, qr_json_count(tokens), false, &text, &bytes, &err);
         fine = status == QR_OK || qr_api_fail_status(error, status, err.message);
     }
     if (fine) {
@@ -169,7 +179,8 @@ static void serve(qr_server *server, qr_http_conn *conn, qr_job_run run)
         return;
     }
     qr_api_error error = {0};
-    (void)qr_api_fail(&error, 400, "no_tokenizer", NULL, "this checkpoint has no tokenizer: prompts are token ids");
+    (void)qr_api_fail(&error, 400, "no_tokenizer", NULL,
+                      "this checkpoint has no tokenizer: prompts are token ids");
     qr_reply_error(conn, &error);
 }
 

@@ -12,8 +12,8 @@
 #define JOBS_MAX 64
 
 typedef struct job {
-    qr_owner owner; /* QR_OWNER_JOB */
-    qr_list node;   /* worker->all, for the end; I/O thread */
+    qr_owner owner;     /* QR_OWNER_JOB */
+    qr_list node;       /* worker->all, for the end; I/O thread */
     qr_http_conn *conn; /* NULL: the client left; I/O thread */
     const qr_server *server;
     qr_job_run run;
@@ -104,7 +104,8 @@ void qr_worker_submit(qr_server *server, qr_http_conn *conn, qr_job_run run)
     struct qr_worker *worker = server->worker;
     qr_api_error error = {0};
     if (worker->count >= JOBS_MAX) {
-        (void)qr_api_fail(&error, 429, "server_overloaded", NULL, "%d requests of this kind wait already: try again", JOBS_MAX);
+        (void)qr_api_fail(&error, 429, "server_overloaded", NULL,
+                          "%d requests of this kind wait already: try again", JOBS_MAX);
         qr_reply_error(conn, &error);
         return;
     }

@@ -23,8 +23,12 @@
 #define FAKE_EOS          256
 #define FAKE_VOCAB        257
 
-struct qr_tokenizer { int unused; };
-struct qr_model { qr_tokenizer tokenizer; };
+struct qr_tokenizer {
+    int unused;
+};
+struct qr_model {
+    qr_tokenizer tokenizer;
+};
 
 typedef struct fake_sample {
     int32_t ids[FAKE_TOKENS_MAX];
@@ -54,14 +58,19 @@ struct qr_engine {
     bool closing, draining;
     int news_fd;
     qr_request *requests[FAKE_REQUESTS_MAX];
-    size_t capacity;    /* requests accepted at once; then QR_BUSY */
-    int step_us;        /* time of a step */
+    size_t capacity;     /* requests accepted at once; then QR_BUSY */
+    int step_us;         /* time of a step */
     bool healthy, stuck; /* stuck: no token comes */
     uint64_t cancels, submitted;
 };
-struct qr_poller { qr_engine *engine; };
+struct qr_poller {
+    qr_engine *engine;
+};
 
-static inline const char *fake_text(void) { return "Once upon a time there was a small engine that could. \xC3\xA9t\xC3\xA9! "; }
+static inline const char *fake_text(void)
+{
+    return "Once upon a time there was a small engine that could. \xC3\xA9t\xC3\xA9! ";
+}
 
 static inline int32_t fake_next(const qr_request *request, int sample, size_t at)
 {
@@ -91,8 +100,8 @@ static inline void fake_make(qr_request *request, int index)
         return;
     }
     for (int c = 0; c < request->columns; c++)
-        sample->rows[sample->made * (size_t)request->columns + (size_t)c] =
-            (qr_logprob){.token = c == 0 ? id : 'a' + c - 1, .rank = c == 0 ? 1 : c, .logprob = -0.25f * (float)(c + 1)};
+        sample->rows[sample->made * (size_t)request->columns + (size_t)c] = (qr_logprob){
+            .token = c == 0 ? id : 'a' + c - 1, .rank = c == 0 ? 1 : c, .logprob = -0.25f * (float)(c + 1)};
     sample->ids[sample->made] = id;
     sample->text[sample->made++] = (char)id;
     sample->text[sample->made] = '\0';
@@ -173,8 +182,16 @@ const char *qr_finish_name(qr_finish finish)
 
 void qr_sampling_params_init(qr_sampling_params *p)
 {
-    *p = (qr_sampling_params){.size = sizeof(*p), .n = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1, .max_tokens = 16,
-                              .logprobs = -1, .prompt_logprobs = -1, .detokenize = true, .skip_special_tokens = true};
+    *p = (qr_sampling_params){.size = sizeof(*p),
+                              .n = 1,
+                              .temperature = 1,
+                              .top_p = 1,
+                              .repetition_penalty = 1,
+                              .max_tokens = 16,
+                              .logprobs = -1,
+                              .prompt_logprobs = -1,
+                              .detokenize = true,
+                              .skip_special_tokens = true};
 }
 qr_status qr_sampling_params_check(const qr_sampling_params *p, qr_error *err)
 {
@@ -184,13 +201,18 @@ qr_status qr_sampling_params_check(const qr_sampling_params *p, qr_error *err)
 }
 void qr_request_options_init(qr_request_options *options)
 {
-    *options = (qr_request_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
+    *options =
+        (qr_request_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
     qr_sampling_params_init(&options->sampling);
 }
-void qr_encode_options_init(qr_encode_options *options) { *options = (qr_encode_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true}; }
+void qr_encode_options_init(qr_encode_options *options)
+{
+    *options =
+        (qr_encode_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
+}
 
-qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, size_t bytes, const qr_encode_options *options,
-                              int32_t **ids, size_t *count, qr_error *err)
+qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, size_t bytes,
+                              const qr_encode_options *options, int32_t **ids, size_t *count, qr_error *err)
 {
     (void)tokenizer;
     (void)options;
@@ -201,8 +223,8 @@ qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, s
     *count = bytes;
     return QR_OK;
 }
-qr_status qr_tokenizer_decode(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip, char **text, size_t *bytes,
-                              qr_error *err)
+qr_status qr_tokenizer_decode(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip,
+                              char **text, size_t *bytes, qr_error *err)
 {
     (void)tokenizer;
     (void)skip;
@@ -228,7 +250,8 @@ const char *qr_tokenizer_token(const qr_tokenizer *tokenizer, int32_t id, bool *
     return spelling;
 }
 /* The prompt is the last message's content. */
-qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *json, size_t bytes, char **text, size_t *text_bytes, qr_error *err)
+qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *json, size_t bytes, char **text,
+                             size_t *text_bytes, qr_error *err)
 {
     qr_json *request = NULL;
     (void)tokenizer;
@@ -236,7 +259,8 @@ qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *json, si
     if (status != QR_OK)
         return status;
     const qr_json *messages = qr_json_get(request, "messages");
-    qr_str content = qr_json_string(qr_json_get(qr_json_at(messages, qr_json_count(messages) - 1), "content"));
+    qr_str content =
+        qr_json_string(qr_json_get(qr_json_at(messages, qr_json_count(messages) - 1), "content"));
     *text = strndup(content.data != NULL ? content.data : "", content.len);
     *text_bytes = strlen(*text);
     qr_json_free(request);
@@ -272,18 +296,38 @@ void qr_engine_drain(qr_engine *engine)
 }
 void qr_engine_get_stats(const qr_engine *engine, qr_engine_stats *stats)
 {
-    *stats = (qr_engine_stats){.size = sizeof(*stats), .healthy = engine->healthy, .running = 1, .generation_tokens = 10};
+    *stats = (qr_engine_stats){
+        .size = sizeof(*stats), .healthy = engine->healthy, .running = 1, .generation_tokens = 10};
 }
 size_t qr_engine_metrics(const qr_engine *engine, qr_metric **out)
 {
     static const double bounds[2] = {0.5, 1};
     static const uint64_t buckets[3] = {1, 2, 3};
     static const qr_metric rows[] = {
-        {.name = "vllm:num_requests_running", .help = "Running.", .label = "", .type = QR_METRIC_GAUGE, .value = 2},
-        {.name = "vllm:request_success", .help = "Done.", .label = "finished_reason=\"stop\"", .type = QR_METRIC_COUNTER, .value = 5},
-        {.name = "vllm:request_success", .help = "Done.", .label = "finished_reason=\"abort\"", .type = QR_METRIC_COUNTER, .value = 1},
-        {.name = "vllm:time_to_first_token_seconds", .help = "TTFT.", .label = "", .type = QR_METRIC_HISTOGRAM, .value = 4.25, .count = 6,
-         .bounds = bounds, .buckets = buckets, .bound_count = 2},
+        {.name = "vllm:num_requests_running",
+         .help = "Running.",
+         .label = "",
+         .type = QR_METRIC_GAUGE,
+         .value = 2},
+        {.name = "vllm:request_success",
+         .help = "Done.",
+         .label = "finished_reason=\"stop\"",
+         .type = QR_METRIC_COUNTER,
+         .value = 5},
+        {.name = "vllm:request_success",
+         .help = "Done.",
+         .label = "finished_reason=\"abort\"",
+         .type = QR_METRIC_COUNTER,
+         .value = 1},
+        {.name = "vllm:time_to_first_token_seconds",
+         .help = "TTFT.",
+         .label = "",
+         .type = QR_METRIC_HISTOGRAM,
+         .value = 4.25,
+         .count = 6,
+         .bounds = bounds,
+         .buckets = buckets,
+         .bound_count = 2},
     };
     (void)engine;
     *out = malloc(sizeof(rows));
@@ -318,7 +362,8 @@ static inline void fake_prompt(qr_request *request, const qr_request_options *op
     free(text);
 }
 
-qr_status qr_request_submit(qr_engine *engine, qr_poller *poller, const qr_request_options *options, qr_request **out, qr_error *err)
+qr_status qr_request_submit(qr_engine *engine, qr_poller *poller, const qr_request_options *options,
+                            qr_request **out, qr_error *err)
 {
     (void)poller;
     pthread_mutex_lock(&engine->mutex);
@@ -330,7 +375,8 @@ qr_status qr_request_submit(qr_engine *engine, qr_poller *poller, const qr_reque
     bool draining = engine->draining;
     if (draining || live >= engine->capacity) {
         pthread_mutex_unlock(&engine->mutex);
-        return qr_fail(err, draining ? QR_CLOSED : QR_BUSY, "engine: %s", draining ? "draining" : "the queue is full");
+        return qr_fail(err, draining ? QR_CLOSED : QR_BUSY, "engine: %s",
+                       draining ? "draining" : "the queue is full");
     }
     qr_request *request = calloc(1, sizeof(*request));
     request->engine = engine;
@@ -378,7 +424,8 @@ void qr_request_release(qr_request *request)
 static inline bool fake_event(qr_request *request, int index, qr_event *event)
 {
     fake_sample *sample = &request->samples[index];
-    *event = (qr_event){.request = request, .user = request->user, .sample = index, .stop_token = -1, .stop_string = -1};
+    *event = (qr_event){
+        .request = request, .user = request->user, .sample = index, .stop_token = -1, .stop_string = -1};
     if (request->failed) {
         event->finish = QR_FINISH_ERROR;
         event->status = QR_INVALID_ARGUMENT;
@@ -389,7 +436,8 @@ static inline bool fake_event(qr_request *request, int index, qr_event *event)
     }
     /* Whole characters only, as the engine promises. */
     size_t ready = sample->made;
-    while (sample->finish == QR_FINISH_NONE && ready > sample->seen && (unsigned char)sample->text[ready - 1] >= 0xC0)
+    while (sample->finish == QR_FINISH_NONE && ready > sample->seen &&
+           (unsigned char)sample->text[ready - 1] >= 0xC0)
         ready--;
     if (ready == sample->seen && (sample->finish == QR_FINISH_NONE || sample->finish_seen))
         return false;
@@ -425,14 +473,21 @@ size_t qr_poller_poll(qr_poller *poller, qr_event *events, size_t events_max, in
 qr_sample_view qr_request_sample(const qr_request *request, int32_t index)
 {
     const fake_sample *sample = &request->samples[index];
-    return (qr_sample_view){.token_ids = sample->ids, .token_count = sample->seen, .text = sample->text, .text_bytes = sample->seen,
-                            .logprobs = request->columns > 0 ? sample->rows : NULL, .logprob_columns = (size_t)request->columns,
+    return (qr_sample_view){.token_ids = sample->ids,
+                            .token_count = sample->seen,
+                            .text = sample->text,
+                            .text_bytes = sample->seen,
+                            .logprobs = request->columns > 0 ? sample->rows : NULL,
+                            .logprob_columns = (size_t)request->columns,
                             .finish = sample->finish};
 }
 
 qr_request_facts qr_request_describe(const qr_request *request)
 {
-    return (qr_request_facts){.id = "fake", .seed = 42, .prompt_ids = request->prompt, .prompt_count = request->prompt_count,
+    return (qr_request_facts){.id = "fake",
+                              .seed = 42,
+                              .prompt_ids = request->prompt,
+                              .prompt_count = request->prompt_count,
                               .cached_count = request->prompt_count / 2};
 }
 

@@ -72,7 +72,8 @@ static inline void rig_stop(rig *r)
 
 static int rig_connect(const rig *r)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)qr_server_port(r->server)),
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)qr_server_port(r->server)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     for (int i = 0; i < 400; i++) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -122,12 +123,14 @@ static inline char *rig_raw(const rig *r, const char *bytes, size_t len)
     return out.data != NULL ? out.data : strdup("");
 }
 
-static inline char *rig_request(const rig *r, const char *method, const char *path, const char *headers, const char *body)
+static inline char *rig_request(const rig *r, const char *method, const char *path, const char *headers,
+                                const char *body)
 {
     qr_buf text = {0};
     qr_buf_printf(&text, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s", method, path, headers);
     if (body != NULL)
-        qr_buf_printf(&text, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+        qr_buf_printf(&text, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body),
+                      body);
     else
         qr_buf_append_cstr(&text, "\r\n");
     char *reply = rig_raw(r, text.data, text.len);
@@ -135,7 +138,10 @@ static inline char *rig_request(const rig *r, const char *method, const char *pa
     return reply;
 }
 
-static int rig_status(const char *reply) { return strncmp(reply, "HTTP/1.1 ", 9) == 0 ? atoi(reply + 9) : -1; }
+static int rig_status(const char *reply)
+{
+    return strncmp(reply, "HTTP/1.1 ", 9) == 0 ? atoi(reply + 9) : -1;
+}
 
 static inline const char *rig_body(const char *reply)
 {

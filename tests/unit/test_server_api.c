@@ -61,17 +61,26 @@ static void hide_created(char *text)
     }
 }
 
-#define HEAD(object) "\"object\":\"" object "\",\"created\":0,\"model\":\"fake\",\"system_fingerprint\":\"quire-0.1.0-b5d54c39\","
+#define HEAD(object)       \
+    "\"object\":\"" object \
+    "\",\"created\":0,\"model\":\"fake\",\"system_fingerprint\":\"quire-0.1.0-b5d54c39\","
 
 static void a_chat_reply_has_openais_shape(void **state)
 {
-    char *reply = post("/v1/chat/completions", "{\"model\":\"fake\",\"request_id\":\"r1\",\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}],\"max_tokens\":4}", 200);
+    char *reply = post("/v1/chat/completions",
+                       "{\"model\":\"fake\",\"request_id\":\"r1\",\"messages\":[{\"role\":\"user\","
+                       "\"content\":\"abcd\"}],\"max_tokens\":4}",
+                       200);
     hide_created(reply);
-    assert_string_equal(rig_body(reply),
-                        "{\"id\":\"chatcmpl-r1\"," HEAD("chat.completion") "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
-                        "\"content\":\"Once\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}],"
-                        "\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":4,\"total_tokens\":8,\"prompt_tokens_details\":{\"cached_tokens\":2}},"
-                        "\"seed\":42}");
+    assert_string_equal(
+        rig_body(reply),
+        "{\"id\":\"chatcmpl-r1\"," HEAD(
+            "chat.completion") "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
+                               "\"content\":\"Once\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":"
+                               "\"length\",\"stop_reason\":null}],"
+                               "\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":4,\"total_tokens\":8,"
+                               "\"prompt_tokens_details\":{\"cached_tokens\":2}},"
+                               "\"seed\":42}");
     has(reply, "X-Quire-Seed: 42\r\n");
     has(reply, "X-Request-Id: ");
     free(reply);
@@ -85,7 +94,9 @@ static void joined(const char *stream, const char *key, int index, qr_buf *out)
         const char *end = strstr(at, "\n\n");
         assert_non_null(end);
         qr_json *chunk = NULL;
-        assert_int_equal(qr_json_parse(qr_str_make(at + 6, (size_t)(end - at - 6)), &qr_json_limits_request, &chunk, NULL), QR_OK);
+        assert_int_equal(
+            qr_json_parse(qr_str_make(at + 6, (size_t)(end - at - 6)), &qr_json_limits_request, &chunk, NULL),
+            QR_OK);
         const qr_json *choice = qr_json_at(qr_json_get(chunk, "choices"), 0);
         if (choice != NULL && qr_json_int(qr_json_get(choice, "index"), -1) == index) {
             const qr_json *delta = qr_json_get(choice, "delta");
@@ -96,20 +107,29 @@ static void joined(const char *stream, const char *key, int index, qr_buf *out)
     }
 }
 
-#define CHUNK(choice) "data: {\"id\":\"chatcmpl-r2\"," HEAD("chat.completion.chunk") "\"choices\":[{\"index\":0," choice "}],\"usage\":null}\n\n"
+#define CHUNK(choice)                                                                                  \
+    "data: {\"id\":\"chatcmpl-r2\"," HEAD("chat.completion.chunk") "\"choices\":[{\"index\":0," choice \
+                                                                   "}],\"usage\":null}\n\n"
 
 static void a_chat_stream_is_role_text_finish_usage_done(void **state)
 {
-    char *reply = post("/v1/chat/completions", "{\"model\":\"fake\",\"request_id\":\"r2\",\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}],"
-                       "\"max_tokens\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true}}", 200);
+    char *reply = post(
+        "/v1/chat/completions",
+        "{\"model\":\"fake\",\"request_id\":\"r2\",\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}],"
+        "\"max_tokens\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+        200);
     char *stream = rig_dechunk(rig_body(reply));
     hide_created(stream);
-    assert_string_equal(stream,
-                        CHUNK("\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null")
-                        CHUNK("\"delta\":{\"content\":\"O\"},\"logprobs\":null,\"finish_reason\":null")
-                        CHUNK("\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"")
-                        "data: {\"id\":\"chatcmpl-r2\"," HEAD("chat.completion.chunk") "\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":1,"
-                        "\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\ndata: [DONE]\n\n");
+    assert_string_equal(stream, CHUNK("\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+                                      "\"finish_reason\":null")
+                                    CHUNK("\"delta\":{\"content\":\"O\"},\"logprobs\":null,\"finish_reason\":"
+                                          "null") CHUNK("\"delta\":{},\"logprobs\":null,\"finish_reason\":"
+                                                        "\"length\"") "data: {\"id\":\"chatcmpl-r2\"," HEAD(
+                                        "chat.completion.chunk") "\"choices\":[],\"usage\":{\"prompt_"
+                                                                 "tokens\":4,\"completion_tokens\":1,"
+                                                                 "\"total_tokens\":5,\"prompt_tokens_"
+                                                                 "details\":{\"cached_tokens\":2}}}\n\ndata: "
+                                                                 "[DONE]\n\n");
     has(reply, "Content-Type: text/event-stream");
     has(reply, "Cache-Control: no-cache");
     free(stream);
@@ -119,23 +139,34 @@ static void a_chat_stream_is_role_text_finish_usage_done(void **state)
 
 static void streamed_text_is_the_whole_text(void **state)
 {
-    static const char *const extras[] = {"", ",\"stop\":[\"engine\"]", ",\"n\":3", ",\"logprobs\":true,\"top_logprobs\":2",
-                                         ",\"return_token_ids\":true", ",\"max_tokens\":57"};
+    static const char *const extras[] = {"",
+                                         ",\"stop\":[\"engine\"]",
+                                         ",\"n\":3",
+                                         ",\"logprobs\":true,\"top_logprobs\":2",
+                                         ",\"return_token_ids\":true",
+                                         ",\"max_tokens\":57"};
     for (size_t i = 0; i < sizeof(extras) / sizeof(extras[0]); i++) {
         char body[512];
         for (int step = 1; step <= 3000; step += 1500) { /* one token a poll, and many */
             shared_rig.engine->step_us = step;
-            (void)snprintf(body, sizeof(body), "{\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}]%s}", extras[i]);
+            (void)snprintf(body, sizeof(body), "{\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}]%s}",
+                           extras[i]);
             char *whole = post("/v1/chat/completions", body, 200);
-            (void)snprintf(body, sizeof(body), "{\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}],\"stream\":true%s}", extras[i]);
+            (void)snprintf(body, sizeof(body),
+                           "{\"messages\":[{\"role\":\"user\",\"content\":\"abcd\"}],\"stream\":true%s}",
+                           extras[i]);
             char *reply = post("/v1/chat/completions", body, 200), *stream = rig_dechunk(rig_body(reply));
             qr_json *parsed = NULL;
-            assert_int_equal(qr_json_parse(qr_str_of(rig_body(whole)), &qr_json_limits_request, &parsed, NULL), QR_OK);
+            assert_int_equal(
+                qr_json_parse(qr_str_of(rig_body(whole)), &qr_json_limits_request, &parsed, NULL), QR_OK);
             const qr_json *choices = qr_json_get(parsed, "choices");
             for (size_t c = 0; c < qr_json_count(choices); c++) {
                 qr_buf text = {0};
                 joined(stream, "content", (int)c, &text);
-                assert_string_equal(text.data, qr_json_cstring(qr_json_get(qr_json_get(qr_json_at(choices, c), "message"), "content"), ""));
+                assert_string_equal(
+                    text.data,
+                    qr_json_cstring(qr_json_get(qr_json_get(qr_json_at(choices, c), "message"), "content"),
+                                    ""));
                 qr_buf_release(&text);
             }
             qr_json_free(parsed);
@@ -150,16 +181,24 @@ static void streamed_text_is_the_whole_text(void **state)
 
 static void completions_take_strings_lists_and_ids(void **state)
 {
-    static const struct { const char *prompt; int choices; } cases[] = {
-        {"\"abc\"", 1}, {"[\"abc\",\"defg\"]", 2}, {"[65,66,67]", 1}, {"[[65],[66,67],[68]]", 3}, {"\"\"", 1}};
+    static const struct {
+        const char *prompt;
+        int choices;
+    } cases[] = {{"\"abc\"", 1},
+                 {"[\"abc\",\"defg\"]", 2},
+                 {"[65,66,67]", 1},
+                 {"[[65],[66,67],[68]]", 3},
+                 {"\"\"", 1}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char body[256];
         qr_json *parsed = NULL;
         (void)snprintf(body, sizeof(body), "{\"prompt\":%s,\"max_tokens\":2,\"n\":2}", cases[i].prompt);
         char *reply = post("/v1/completions", body, 200);
-        assert_int_equal(qr_json_parse(qr_str_of(rig_body(reply)), &qr_json_limits_request, &parsed, NULL), QR_OK);
+        assert_int_equal(qr_json_parse(qr_str_of(rig_body(reply)), &qr_json_limits_request, &parsed, NULL),
+                         QR_OK);
         assert_int_equal(qr_json_count(qr_json_get(parsed, "choices")), cases[i].choices * 2);
-        assert_int_equal(qr_json_int(qr_json_get(qr_json_get(parsed, "usage"), "completion_tokens"), -1), cases[i].choices * 4);
+        assert_int_equal(qr_json_int(qr_json_get(qr_json_get(parsed, "usage"), "completion_tokens"), -1),
+                         cases[i].choices * 4);
         qr_json_free(parsed);
         free(reply);
     }
@@ -168,16 +207,20 @@ static void completions_take_strings_lists_and_ids(void **state)
 
 static void completions_show_echo_logprobs_and_ids(void **state)
 {
-    char *reply = post("/v1/completions", "{\"prompt\":[65,66],\"max_tokens\":2,\"echo\":true,\"return_token_ids\":true}", 200);
+    char *reply = post("/v1/completions",
+                       "{\"prompt\":[65,66],\"max_tokens\":2,\"echo\":true,\"return_token_ids\":true}", 200);
     has(reply, "\"text\":\"ABOn\"");
     has(reply, "\"token_ids\":[79,110]");
     has(reply, "\"prompt_token_ids\":[65,66]");
     free(reply);
     reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2,\"logprobs\":1}", 200);
-    has(reply, "\"logprobs\":{\"tokens\":[\"O\",\"n\"],\"token_logprobs\":[-0.25,-0.25],\"top_logprobs\":[{\"a\":-0.5,\"O\":-0.25},"
+    has(reply, "\"logprobs\":{\"tokens\":[\"O\",\"n\"],\"token_logprobs\":[-0.25,-0.25],\"top_logprobs\":[{"
+               "\"a\":-0.5,\"O\":-0.25},"
                "{\"a\":-0.5,\"n\":-0.25}],\"text_offset\":[0,1]}");
     free(reply);
-    reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":1,\"logprobs\":0,\"return_tokens_as_token_ids\":true}", 200);
+    reply =
+        post("/v1/completions",
+             "{\"prompt\":\"x\",\"max_tokens\":1,\"logprobs\":0,\"return_tokens_as_token_ids\":true}", 200);
     has(reply, "\"tokens\":[\"token_id:79\"]");
     free(reply);
     reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":0,\"echo\":true}", 200);
@@ -188,8 +231,12 @@ static void completions_show_echo_logprobs_and_ids(void **state)
 
 static void chat_logprobs_have_openais_shape(void **state)
 {
-    char *reply = post("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"logprobs\":true,\"top_logprobs\":1}", 200);
-    has(reply, "\"logprobs\":{\"content\":[{\"token\":\"O\",\"logprob\":-0.25,\"bytes\":[79],\"top_logprobs\":[{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97]}]}],\"refusal\":null}");
+    char *reply = post("/v1/chat/completions",
+                       "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"logprobs\":"
+                       "true,\"top_logprobs\":1}",
+                       200);
+    has(reply, "\"logprobs\":{\"content\":[{\"token\":\"O\",\"logprob\":-0.25,\"bytes\":[79],\"top_"
+               "logprobs\":[{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97]}]}],\"refusal\":null}");
     free(reply);
     (void)state;
 }
@@ -199,7 +246,8 @@ static void a_stop_string_is_the_stop_reason(void **state)
     char *reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":50,\"stop\":\"time\"}", 200);
     has(reply, "\"finish_reason\":\"stop\",\"stop_reason\":\"time\"");
     free(reply);
-    reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":50,\"stop\":\"time\",\"stream\":true}", 200);
+    reply = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":50,\"stop\":\"time\",\"stream\":true}",
+                 200);
     has(reply, "\"finish_reason\":\"stop\",\"stop_reason\":\"time\"");
     free(reply);
     (void)state;
@@ -210,13 +258,19 @@ static void a_prompt_that_turns_out_wrong_is_a_400_also_when_streamed(void **sta
     static const char *const streams[] = {"false", "true"};
     for (int i = 0; i < 2; i++) {
         char body[128];
-        (void)snprintf(body, sizeof(body), "{\"prompt\":[\"fine\",\"fail\"],\"max_tokens\":500,\"ignore_eos\":true,\"stream\":%s}", streams[i]);
+        (void)snprintf(
+            body, sizeof(body),
+            "{\"prompt\":[\"fine\",\"fail\"],\"max_tokens\":500,\"ignore_eos\":true,\"stream\":%s}",
+            streams[i]);
         char *reply = rig_request(&shared_rig, "POST", "/v1/completions", "", body);
         /* The other prompt may have begun the stream: then the error is its last event. */
         if (rig_status(reply) == 200)
-            has(reply, "data: {\"error\":{\"message\":\"template: line 1: failed on purpose\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}\n\ndata: [DONE]");
+            has(reply, "data: {\"error\":{\"message\":\"template: line 1: failed on "
+                       "purpose\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}\n\ndata: "
+                       "[DONE]");
         else
-            has(reply, "{\"error\":{\"message\":\"template: line 1: failed on purpose\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
+            has(reply, "{\"error\":{\"message\":\"template: line 1: failed on "
+                       "purpose\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
         assert_true(i == 1 || rig_status(reply) == 400);
         free(reply);
         assert_true(rig_idle(&shared_rig, 1000));
@@ -240,22 +294,80 @@ static void a_full_queue_is_a_429_with_retry_after(void **state)
 
 static void a_wrong_field_is_a_400_that_names_it(void **state)
 {
-    static const struct { const char *field, *value; } cases[] = {
-        {"n", "0"}, {"n", "-1"}, {"n", "129"}, {"n", "2147483648"}, {"n", "1000000000"}, {"n", "1.5"}, {"n", "\"1\""}, {"n", "[]"},
-        {"best_of", "2"}, {"temperature", "-0.1"}, {"temperature", "1e308"}, {"temperature", "\"hot\""}, {"temperature", "101"},
-        {"top_p", "0"}, {"top_p", "1.01"}, {"top_p", "-1"}, {"top_k", "-2"}, {"top_k", "9223372036854775807"}, {"min_p", "2"},
-        {"presence_penalty", "2.1"}, {"frequency_penalty", "-2.1"}, {"repetition_penalty", "0"}, {"seed", "1.5"}, {"seed", "\"7\""},
-        {"max_tokens", "-1"}, {"max_tokens", "0"}, {"max_tokens", "9223372036854775807"}, {"min_tokens", "-1"}, {"min_tokens", "17"},
-        {"stop", "\"\""}, {"stop", "[1]"}, {"stop", "{}"}, {"stop_token_ids", "[-1]"}, {"stop_token_ids", "[257]"}, {"stop_token_ids", "7"},
-        {"logit_bias", "{\"-1\":1}"}, {"logit_bias", "{\"9999\":1}"}, {"logit_bias", "{\"x\":1}"}, {"logit_bias", "{\"1\":101}"},
-        {"logit_bias", "{\"1\":\"1\"}"}, {"logit_bias", "[]"}, {"allowed_token_ids", "[]"}, {"allowed_token_ids", "[300]"},
-        {"bad_words", "\"x\""}, {"bad_words", "[\"\"]"}, {"logprobs", "-1"}, {"logprobs", "true"}, {"logprobs", "1000000000"},
-        {"prompt_logprobs", "-1"}, {"stream", "1"}, {"stream_options", "{}"}, {"stream_options", "[]"}, {"echo", "\"yes\""},
-        {"suffix", "\"x\""}, {"use_beam_search", "true"}, {"structured_outputs", "{\"json\":{}}"}, {"guided_json", "{}"},
-        {"guided_regex", "\"(a+)+$\""}, {"prompt_embeds", "\"AAAA\""}, {"response_format", "{\"type\":\"json_object\"}"},
-        {"response_format", "{\"type\":\"json_schema\",\"json_schema\":{}}"}, {"response_format", "\"text\""}, {"kv_transfer_params", "{\"a\":1}"},
-        {"cache_salt", "\"\""}, {"priority", "2147483648"}, {"truncate_prompt_tokens", "-2"}, {"request_id", "\"a\\nb\""},
-        {"length_penalty", "2"}, {"stream_interval", "4"}, {"thinking_token_budget", "5"}, {"logprob_token_ids", "[1]"},
+    static const struct {
+        const char *field, *value;
+    } cases[] = {
+        {"n", "0"},
+        {"n", "-1"},
+        {"n", "129"},
+        {"n", "2147483648"},
+        {"n", "1000000000"},
+        {"n", "1.5"},
+        {"n", "\"1\""},
+        {"n", "[]"},
+        {"best_of", "2"},
+        {"temperature", "-0.1"},
+        {"temperature", "1e308"},
+        {"temperature", "\"hot\""},
+        {"temperature", "101"},
+        {"top_p", "0"},
+        {"top_p", "1.01"},
+        {"top_p", "-1"},
+        {"top_k", "-2"},
+        {"top_k", "9223372036854775807"},
+        {"min_p", "2"},
+        {"presence_penalty", "2.1"},
+        {"frequency_penalty", "-2.1"},
+        {"repetition_penalty", "0"},
+        {"seed", "1.5"},
+        {"seed", "\"7\""},
+        {"max_tokens", "-1"},
+        {"max_tokens", "0"},
+        {"max_tokens", "9223372036854775807"},
+        {"min_tokens", "-1"},
+        {"min_tokens", "17"},
+        {"stop", "\"\""},
+        {"stop", "[1]"},
+        {"stop", "{}"},
+        {"stop_token_ids", "[-1]"},
+        {"stop_token_ids", "[257]"},
+        {"stop_token_ids", "7"},
+        {"logit_bias", "{\"-1\":1}"},
+        {"logit_bias", "{\"9999\":1}"},
+        {"logit_bias", "{\"x\":1}"},
+        {"logit_bias", "{\"1\":101}"},
+        {"logit_bias", "{\"1\":\"1\"}"},
+        {"logit_bias", "[]"},
+        {"allowed_token_ids", "[]"},
+        {"allowed_token_ids", "[300]"},
+        {"bad_words", "\"x\""},
+        {"bad_words", "[\"\"]"},
+        {"logprobs", "-1"},
+        {"logprobs", "true"},
+        {"logprobs", "1000000000"},
+        {"prompt_logprobs", "-1"},
+        {"stream", "1"},
+        {"stream_options", "{}"},
+        {"stream_options", "[]"},
+        {"echo", "\"yes\""},
+        {"suffix", "\"x\""},
+        {"use_beam_search", "true"},
+        {"structured_outputs", "{\"json\":{}}"},
+        {"guided_json", "{}"},
+        {"guided_regex", "\"(a+)+$\""},
+        {"prompt_embeds", "\"AAAA\""},
+        {"response_format", "{\"type\":\"json_object\"}"},
+        {"response_format", "{\"type\":\"json_schema\",\"json_schema\":{}}"},
+        {"response_format", "\"text\""},
+        {"kv_transfer_params", "{\"a\":1}"},
+        {"cache_salt", "\"\""},
+        {"priority", "2147483648"},
+        {"truncate_prompt_tokens", "-2"},
+        {"request_id", "\"a\\nb\""},
+        {"length_penalty", "2"},
+        {"stream_interval", "4"},
+        {"thinking_token_budget", "5"},
+        {"logprob_token_ids", "[1]"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char body[256], wanted[96];
@@ -271,11 +383,30 @@ static void a_wrong_field_is_a_400_that_names_it(void **state)
 
 static void null_and_harmless_values_are_as_absent(void **state)
 {
-    static const char *const fields[] = {
-        "\"n\":null", "\"stop\":null", "\"seed\":null", "\"seed\":-1", "\"seed\":9223372036854775807", "\"logit_bias\":{}", "\"suffix\":null", "\"suffix\":\"\"",
-        "\"best_of\":1", "\"use_beam_search\":false", "\"response_format\":{\"type\":\"text\"}", "\"user\":\"me\"", "\"stop\":[]",
-        "\"temperature\":-0.0", "\"temperature\":0", "\"n\":1.0", "\"unknown_field\":{\"deep\":[1]}", "\"prompt_embeds\":null",
-        "\"model\":\"org/alias\"", "\"model\":\"\"", "\"length_penalty\":1.0", "\"bad_words\":[]", "\"priority\":-5", "\"cache_salt\":\"s\""};
+    static const char *const fields[] = {"\"n\":null",
+                                         "\"stop\":null",
+                                         "\"seed\":null",
+                                         "\"seed\":-1",
+                                         "\"seed\":9223372036854775807",
+                                         "\"logit_bias\":{}",
+                                         "\"suffix\":null",
+                                         "\"suffix\":\"\"",
+                                         "\"best_of\":1",
+                                         "\"use_beam_search\":false",
+                                         "\"response_format\":{\"type\":\"text\"}",
+                                         "\"user\":\"me\"",
+                                         "\"stop\":[]",
+                                         "\"temperature\":-0.0",
+                                         "\"temperature\":0",
+                                         "\"n\":1.0",
+                                         "\"unknown_field\":{\"deep\":[1]}",
+                                         "\"prompt_embeds\":null",
+                                         "\"model\":\"org/alias\"",
+                                         "\"model\":\"\"",
+                                         "\"length_penalty\":1.0",
+                                         "\"bad_words\":[]",
+                                         "\"priority\":-5",
+                                         "\"cache_salt\":\"s\""};
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         char body[256];
         (void)snprintf(body, sizeof(body), "{\"prompt\":\"x\",\"max_tokens\":1,%s}", fields[i]);
@@ -287,18 +418,39 @@ static void null_and_harmless_values_are_as_absent(void **state)
 static void bodies_that_are_not_a_request_are_refused(void **state)
 {
     static const char *const chat[] = {
-        "", "{", "[]", "null", "\"x\"", "{}", "{\"messages\":null}", "{\"messages\":[]}", "{\"messages\":{}}", "{\"messages\":\"hi\"}", "{\"messages\":[1]}",
-        "{\"messages\":[{}]}", "{\"messages\":[{\"role\":\"user\"}]}", "{\"messages\":[{\"role\":1,\"content\":\"x\"}]}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":5}]}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":NaN}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":Infinity}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":1e999}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"n\":1,\"n\":2}", "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u0000\"}]}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":3}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":\"required\"}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"name\":\"f\"}]}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":{}}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template\":\"{{ 1 }}\"}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template_kwargs\":{\"tokenize\":true}}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"continue_final_message\":true}", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"functions\":[{}]}"};
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"x\"",
+        "{}",
+        "{\"messages\":null}",
+        "{\"messages\":[]}",
+        "{\"messages\":{}}",
+        "{\"messages\":\"hi\"}",
+        "{\"messages\":[1]}",
+        "{\"messages\":[{}]}",
+        "{\"messages\":[{\"role\":\"user\"}]}",
+        "{\"messages\":[{\"role\":1,\"content\":\"x\"}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":5}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":NaN}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":Infinity}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":1e999}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"n\":1,\"n\":2}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u0000\"}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":3}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":\"required\"}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"name\":\"f\"}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":{}}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template\":\"{{ 1 }}\"}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template_kwargs\":{\"tokenize\":true}}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"continue_final_message\":true}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"functions\":[{}]}"};
     for (size_t i = 0; i < sizeof(chat) / sizeof(chat[0]); i++)
         free(post("/v1/chat/completions", chat[i], 400));
-    static const char *const prompts[] = {"null", "[]", "{}", "5", "[[]]", "[\"a\",1]", "[1,\"a\"]", "[1.5]", "[-1]", "[257]", "[99999999999]", "[[1],\"a\"]", "[[[1]]]", "[true]", "[null]"};
+    static const char *const prompts[] = {"null",          "[]",          "{}",      "5",      "[[]]",
+                                          "[\"a\",1]",     "[1,\"a\"]",   "[1.5]",   "[-1]",   "[257]",
+                                          "[99999999999]", "[[1],\"a\"]", "[[[1]]]", "[true]", "[null]"};
     for (size_t i = 0; i < sizeof(prompts) / sizeof(prompts[0]); i++) {
         char body[128];
         (void)snprintf(body, sizeof(body), "{\"prompt\":%s}", prompts[i]);
@@ -347,7 +499,8 @@ static void models_lists_every_name_and_an_unknown_one_is_a_404(void **state)
     reply = rig_request(&shared_rig, "GET", "/v1/models/no%00pe", "", NULL);
     assert_int_equal(rig_status(reply), 404);
     free(reply);
-    reply = post("/v1/chat/completions", "{\"model\":\"gpt-4\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 404);
+    reply = post("/v1/chat/completions",
+                 "{\"model\":\"gpt-4\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 404);
     has(reply, "\"param\":\"model\",\"code\":\"model_not_found\"");
     free(reply);
     (void)state;
@@ -356,18 +509,29 @@ static void models_lists_every_name_and_an_unknown_one_is_a_404(void **state)
 static void tokenize_and_detokenize_are_inverse(void **state)
 {
     char *reply = post("/tokenize", "{\"prompt\":\"ABC\"}", 200);
-    assert_string_equal(rig_body(reply), "{\"count\":3,\"max_model_len\":4096,\"tokens\":[65,66,67],\"token_strs\":null}");
+    assert_string_equal(rig_body(reply),
+                        "{\"count\":3,\"max_model_len\":4096,\"tokens\":[65,66,67],\"token_strs\":null}");
     free(reply);
-    reply = post("/tokenize", "{\"messages\":[{\"role\":\"user\",\"content\":\"AB\"}],\"return_token_strs\":true}", 200);
-    assert_string_equal(rig_body(reply), "{\"count\":2,\"max_model_len\":4096,\"tokens\":[65,66],\"token_strs\":[\"A\",\"B\"]}");
+    reply = post("/tokenize",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"AB\"}],\"return_token_strs\":true}", 200);
+    assert_string_equal(
+        rig_body(reply),
+        "{\"count\":2,\"max_model_len\":4096,\"tokens\":[65,66],\"token_strs\":[\"A\",\"B\"]}");
     free(reply);
     reply = post("/detokenize", "{\"tokens\":[65,66,67]}", 200);
     assert_string_equal(rig_body(reply), "{\"prompt\":\"ABC\"}");
     free(reply);
-    static const char *const bad[] = {"{}", "[]", "{", "{\"prompt\":1}", "{\"messages\":[]}", "{\"prompt\":\"x\",\"add_special_tokens\":1}", "{\"prompt\":\"x\",\"model\":1}"};
+    static const char *const bad[] = {"{}",
+                                      "[]",
+                                      "{",
+                                      "{\"prompt\":1}",
+                                      "{\"messages\":[]}",
+                                      "{\"prompt\":\"x\",\"add_special_tokens\":1}",
+                                      "{\"prompt\":\"x\",\"model\":1}"};
     for (size_t i = 0; i + 1 < sizeof(bad) / sizeof(bad[0]); i++)
         free(post("/tokenize", bad[i], 400));
-    static const char *const bad_ids[] = {"{}", "{\"tokens\":1}", "{\"tokens\":[-1]}", "{\"tokens\":[257]}", "{\"tokens\":[\"a\"]}"};
+    static const char *const bad_ids[] = {"{}", "{\"tokens\":1}", "{\"tokens\":[-1]}", "{\"tokens\":[257]}",
+                                          "{\"tokens\":[\"a\"]}"};
     for (size_t i = 0; i < sizeof(bad_ids) / sizeof(bad_ids[0]); i++)
         free(post("/detokenize", bad_ids[i], 400));
     (void)state;
@@ -413,9 +577,12 @@ static void metrics_are_prometheus_text(void **state)
 {
     char *reply = rig_request(&shared_rig, "GET", "/metrics", "", NULL);
     has(reply, "Content-Type: text/plain; version=0.0.4");
-    has(reply, "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine=\"0\",model_name=\"fake\"} 2.0\n");
-    has(reply, "# TYPE vllm:request_success_total counter\nvllm:request_success_total{engine=\"0\",model_name=\"fake\",finished_reason=\"stop\"} 5.0\n"
-               "vllm:request_success_total{engine=\"0\",model_name=\"fake\",finished_reason=\"abort\"} 1.0\n");
+    has(reply, "# TYPE vllm:num_requests_running "
+               "gauge\nvllm:num_requests_running{engine=\"0\",model_name=\"fake\"} 2.0\n");
+    has(reply,
+        "# TYPE vllm:request_success_total "
+        "counter\nvllm:request_success_total{engine=\"0\",model_name=\"fake\",finished_reason=\"stop\"} 5.0\n"
+        "vllm:request_success_total{engine=\"0\",model_name=\"fake\",finished_reason=\"abort\"} 1.0\n");
     has(reply, "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"fake\",le=\"0.5\"} 1.0\n"
                "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"fake\",le=\"1.0\"} 3.0\n"
                "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"fake\",le=\"+Inf\"} 6.0\n"

@@ -13,14 +13,23 @@
 
 /* Refused by gunicorn's own rules, not by HTTP's: harmless here, each for the reason given. */
 static const char *const invalid_but_sound[] = {
-    "019.http",                                  /* proxy headers: we read none */
-    "040.http",                                  /* underscores: we map no header to a variable */
-    "chunked_07.http",                           /* the same */
-    "006.http", "007.http", "008.http", "009.http", "017.http", "limit_header_default_01.http", /* smaller limits than ours */
-    "rfc9110_trailer_forbidden_cl_01.http",      /* trailers are counted and never read */
-    "rfc9110_trailer_forbidden_host_01.http", "rfc9110_trailer_forbidden_te_01.http",
-    "011.http", "012.http", "010.http",          /* header values that gunicorn's parser options forbid */
-    "obs_fold_01.http", "013.http",              /* folded values: RFC 9112 5.2 lets a server take them as spaces; unknown headers are dropped */
+    "019.http",        /* proxy headers: we read none */
+    "040.http",        /* underscores: we map no header to a variable */
+    "chunked_07.http", /* the same */
+    "006.http",
+    "007.http",
+    "008.http",
+    "009.http",
+    "017.http",
+    "limit_header_default_01.http",         /* smaller limits than ours */
+    "rfc9110_trailer_forbidden_cl_01.http", /* trailers are counted and never read */
+    "rfc9110_trailer_forbidden_host_01.http",
+    "rfc9110_trailer_forbidden_te_01.http",
+    "011.http",
+    "012.http",
+    "010.http", /* header values that gunicorn's parser options forbid */
+    "obs_fold_01.http",
+    "013.http", /* folded values: RFC 9112 5.2 lets a server take them as spaces; unknown headers are dropped */
 };
 
 static bool listed(const char *name, const char *const *list, size_t count)
@@ -46,7 +55,11 @@ static void unescape(qr_str text, qr_buf *out)
             qr_buf_append_char(out, (char)strtol(hex, NULL, 16));
             i += 3;
         } else {
-            qr_buf_append_char(out, next == 'r' ? '\r' : next == 'n' ? '\n' : next == 't' ? '\t' : next == '0' ? '\0' : next);
+            qr_buf_append_char(out, next == 'r'   ? '\r'
+                                    : next == 'n' ? '\n'
+                                    : next == 't' ? '\t'
+                                    : next == '0' ? '\0'
+                                                  : next);
             i++;
         }
     }
@@ -59,7 +72,8 @@ static void aim(const qr_buf *raw, qr_buf *out)
     const char *line = raw->data, *end = memchr(line, '\r', raw->len);
     const char *space = memchr(line, ' ', raw->len);
     const char *second = space != NULL ? memchr(space + 1, ' ', raw->len - (size_t)(space + 1 - line)) : NULL;
-    if (end != NULL && second != NULL && second < end && space[1] == '/' && memmem(raw->data, raw->len, "HTTP/", 5) != NULL) {
+    if (end != NULL && second != NULL && second < end && space[1] == '/' &&
+        memmem(raw->data, raw->len, "HTTP/", 5) != NULL) {
         qr_buf_append(out, line, (size_t)(space + 1 - line));
         qr_buf_append_cstr(out, "/ping");
         qr_buf_append(out, second, (size_t)(end - second));
@@ -142,13 +156,19 @@ static void check_valid(const rig *r, const char *folder, const char *name)
 {
     /* Forms that gunicorn takes under options, or that this server does not serve; 099's body counts bytes that the
      * notation drops. */
-    static const char *const not_here[] = {"031compat.http", "031compat2.http", "040_compat.http", "compat_obs_fold.http",
-                                           "compat_obs_fold_huge.http", "025_line.http", "099.http"};
+    static const char *const not_here[] = {"031compat.http",
+                                           "031compat2.http",
+                                           "040_compat.http",
+                                           "compat_obs_fold.http",
+                                           "compat_obs_fold_huge.http",
+                                           "025_line.http",
+                                           "099.http"};
     if (strncmp(name, "pp_", 3) == 0 || listed(name, not_here, sizeof(not_here) / sizeof(not_here[0])))
         return;
     char *reply = exchange(r, folder, name);
     int status = rig_status(reply);
-    bool fine = status == 200 || status == 405 || status == 404 || status == 415 || status == 400 || status == 505 || status == 501 || status == 431;
+    bool fine = status == 200 || status == 405 || status == 404 || status == 415 || status == 400 ||
+                status == 505 || status == 501 || status == 431;
     if (status != 200)
         print_message("%s: %d\n", name, status);
     assert_true(fine);

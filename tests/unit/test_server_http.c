@@ -34,12 +34,14 @@ static void pipelined_requests_are_answered_in_order_on_one_connection(void **st
     qr_server_options options;
     rig_options(&options);
     rig_start(&r, &options);
-    static const char two[] = "GET /version HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
-                              "Content-Type: application/json\r\nContent-Length: 60\r\n\r\n" CHAT
-                              "GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    static const char two[] =
+        "GET /version HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        "Content-Type: application/json\r\nContent-Length: 60\r\n\r\n" CHAT
+        "GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_int_equal(strlen(CHAT), 60);
     char *reply = rig_raw(&r, two, strlen(two));
-    const char *version = strstr(reply, "{\"version\""), *chat = strstr(reply, "chat.completion"), *missing = strstr(reply, " 404 ");
+    const char *version = strstr(reply, "{\"version\""), *chat = strstr(reply, "chat.completion"),
+               *missing = strstr(reply, " 404 ");
     assert_non_null(version);
     assert_non_null(chat);
     assert_non_null(missing);
@@ -56,8 +58,10 @@ static void a_request_cut_anywhere_is_the_same_request(void **state)
     qr_server_options options;
     rig_options(&options);
     rig_start(&r, &options);
-    static const char text[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
-                               "Transfer-Encoding: chunked\r\n\r\n14\r\n{\"prompt\":\"hi\",\"max_\r\n0d;ext=1\r\ntokens\":   4}\r\n0\r\nX-T: 1\r\n\r\n";
+    static const char text[] =
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n14\r\n{\"prompt\":\"hi\",\"max_\r\n0d;ext=1\r\ntokens\":   "
+        "4}\r\n0\r\nX-T: 1\r\n\r\n";
     for (size_t cut = 1; cut < strlen(text); cut += 7) {
         qr_buf out = {0};
         int fd = rig_connect(&r), on = 1;
@@ -89,15 +93,28 @@ static void what_is_not_sound_http_is_refused(void **state)
     expect_status(&r, "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505);
     expect_status(&r, "GET nothing HTTP/1.1\r\nHost: a\r\n\r\n", 400);
     expect_status(&r, "GET /health\nHost: a\n\n", 400);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400);
+    expect_status(
+        &r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400);
+    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+                  400);
     expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: -3\r\n\r\n", 400);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n", 400);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 4097\r\n\r\n", 413);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415);
+    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+                  400);
+    expect_status(&r,
+                  "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: "
+                  "4097\r\n\r\n",
+                  413);
+    expect_status(
+        &r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+        415);
     expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}", 415);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", 415);
-    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\nContent-Length: 2\r\n\r\n{}", 417);
+    expect_status(&r,
+                  "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Encoding: "
+                  "gzip\r\nContent-Length: 2\r\n\r\n{}",
+                  415);
+    expect_status(&r, "POST /tokenize HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\nContent-Length: 2\r\n\r\n{}",
+                  417);
     expect_status(&r, "DELETE /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405);
     expect_status(&r, "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400);
     qr_buf many = {0};
@@ -111,7 +128,8 @@ static void what_is_not_sound_http_is_refused(void **state)
     qr_buf_printf(&many, "%02000d\r\n\r\n", 0);
     expect_status(&r, many.data, 431);
     qr_buf_clear(&many);
-    qr_buf_append_cstr(&many, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+    qr_buf_append_cstr(&many, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                              "application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
     for (int i = 0; i < 3; i++)
         qr_buf_printf(&many, "7d0\r\n%02000d\r\n", 0);
     expect_status(&r, many.data, 413);
@@ -129,23 +147,50 @@ static void every_route_but_health_needs_the_key_however_it_is_spelled(void **st
     options.api_keys = keys;
     options.api_key_count = 2;
     rig_start(&r, &options);
-    static const char *const guarded[] = {"/v1/models", "/version", "/metrics", "/", "/app.js", "/nothing", "//v1/models", "/v1/../health",
-                                          "/health/../v1/models", "/health%2f..%2fv1/models", "/%2e/v1/models", "/health/", "/HEALTH",
-                                          "/health;x", "http://x/v1/models", "http://health/v1/models", "/v1/models?/health", "/v1/models/x"};
+    static const char *const guarded[] = {"/v1/models",
+                                          "/version",
+                                          "/metrics",
+                                          "/",
+                                          "/app.js",
+                                          "/nothing",
+                                          "//v1/models",
+                                          "/v1/../health",
+                                          "/health/../v1/models",
+                                          "/health%2f..%2fv1/models",
+                                          "/%2e/v1/models",
+                                          "/health/",
+                                          "/HEALTH",
+                                          "/health;x",
+                                          "http://x/v1/models",
+                                          "http://health/v1/models",
+                                          "/v1/models?/health",
+                                          "/v1/models/x"};
     for (size_t i = 0; i < sizeof(guarded) / sizeof(guarded[0]); i++) {
         char *reply = rig_request(&r, "GET", guarded[i], "", NULL);
         assert_int_equal(rig_status(reply), 401);
         assert_non_null(strstr(reply, "WWW-Authenticate: "));
         free(reply);
     }
-    static const struct { const char *method, *path, *header; int status; } cases[] = {
-        {"GET", "/health", "", 200}, {"GET", "/health?x=1", "", 200}, {"GET", "http://x/health", "", 200}, {"GET", "/ping", "", 200},
-        {"GET", "/health_generate", "", 200}, {"GET", "/v1/models", "Authorization: Bearer s3cret\r\n", 200},
-        {"GET", "/v1/models", "authorization: bearer first-key \r\n", 200}, {"GET", "/v1/models", "Authorization: Bearer s3cre\r\n", 401},
-        {"GET", "/v1/models", "Authorization: Bearer s3cret2\r\n", 401}, {"GET", "/v1/models", "Authorization: Bearer \r\n", 401},
-        {"GET", "/v1/models", "Authorization: s3cret\r\n", 401}, {"GET", "/version", "Authorization: Basic dXNlcjpzM2NyZXQ=\r\n", 200},
-        {"GET", "/version", "Authorization: Basic dXNlcjpzM2NyZXQhIQ==\r\n", 401}, {"GET", "/version", "Authorization: Basic !!!\r\n", 401},
-        {"GET", "//v1/models", "Authorization: Bearer s3cret\r\n", 404}, {"OPTIONS", "/v1/models", "", 401},
+    static const struct {
+        const char *method, *path, *header;
+        int status;
+    } cases[] = {
+        {"GET", "/health", "", 200},
+        {"GET", "/health?x=1", "", 200},
+        {"GET", "http://x/health", "", 200},
+        {"GET", "/ping", "", 200},
+        {"GET", "/health_generate", "", 200},
+        {"GET", "/v1/models", "Authorization: Bearer s3cret\r\n", 200},
+        {"GET", "/v1/models", "authorization: bearer first-key \r\n", 200},
+        {"GET", "/v1/models", "Authorization: Bearer s3cre\r\n", 401},
+        {"GET", "/v1/models", "Authorization: Bearer s3cret2\r\n", 401},
+        {"GET", "/v1/models", "Authorization: Bearer \r\n", 401},
+        {"GET", "/v1/models", "Authorization: s3cret\r\n", 401},
+        {"GET", "/version", "Authorization: Basic dXNlcjpzM2NyZXQ=\r\n", 200},
+        {"GET", "/version", "Authorization: Basic dXNlcjpzM2NyZXQhIQ==\r\n", 401},
+        {"GET", "/version", "Authorization: Basic !!!\r\n", 401},
+        {"GET", "//v1/models", "Authorization: Bearer s3cret\r\n", 404},
+        {"OPTIONS", "/v1/models", "", 401},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *reply = rig_request(&r, cases[i].method, cases[i].path, cases[i].header, NULL);
@@ -167,7 +212,10 @@ static void a_wrong_key_is_answered_before_the_body_arrives(void **state)
     options.api_keys = keys;
     options.api_key_count = 1;
     rig_start(&r, &options);
-    expect_status(&r, "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n", 401);
+    expect_status(&r,
+                  "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                  "application/json\r\nContent-Length: 1000000\r\n\r\n",
+                  401);
     rig_stop(&r);
     (void)state;
 }
@@ -180,7 +228,8 @@ static void expect_100_continue_is_met_before_the_body_is_sent(void **state)
     rig_options(&options);
     rig_start(&r, &options);
     int fd = rig_connect(&r);
-    static const char head[] = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n";
+    static const char head[] = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nExpect: "
+                               "100-continue\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n";
     rig_send(fd, head, strlen(head));
     rig_read(fd, "\r\n\r\n", 2000, &out);
     assert_string_equal(out.data, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -199,7 +248,8 @@ static void head_gives_the_length_and_no_body(void **state)
     qr_server_options options;
     rig_options(&options);
     rig_start(&r, &options);
-    char *get = rig_request(&r, "GET", "/version", "", NULL), *head = rig_request(&r, "HEAD", "/version", "", NULL);
+    char *get = rig_request(&r, "GET", "/version", "", NULL),
+         *head = rig_request(&r, "HEAD", "/version", "", NULL);
     char wanted[64];
     (void)snprintf(wanted, sizeof(wanted), "Content-Length: %zu\r\n", strlen(rig_body(get)));
     assert_non_null(strstr(head, wanted));
@@ -218,13 +268,16 @@ static void slow_heads_and_bodies_meet_absolute_deadlines(void **state)
     options.header_timeout_ms = 150;
     options.body_timeout_ms = 150;
     rig_start(&r, &options);
-    static const char *const starts[] = {"GET /health HTTP/1.1\r\nA: ", "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"};
+    static const char *const starts[] = {"GET /health HTTP/1.1\r\nA: ",
+                                         "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                                         "application/json\r\nContent-Length: 500\r\n\r\n{"};
     for (int i = 0; i < 2; i++) {
         qr_buf out = {0};
         int fd = rig_connect(&r);
         uint64_t begun = qr_clock_ns();
         rig_send(fd, starts[i], strlen(starts[i]));
-        for (int drip = 0; drip < 40 && out.len == 0; drip++) { /* a byte now and then does not move the deadline */
+        for (int drip = 0; drip < 40 && out.len == 0;
+             drip++) { /* a byte now and then does not move the deadline */
             rig_send(fd, "a", 1);
             rig_read(fd, "HTTP", 20, &out);
         }
@@ -262,7 +315,9 @@ static void a_client_that_leaves_cancels_at_every_stage(void **state)
         char body[256], text[512];
         r.engine->stuck = stuck; /* as a request that waits in the queue */
         (void)snprintf(body, sizeof(body), LONG, stream ? "true" : "false");
-        int len = snprintf(text, sizeof(text), "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+        int len = snprintf(text, sizeof(text),
+                           "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                           "application/json\r\nContent-Length: %zu\r\n\r\n%s",
                            strlen(body), body);
         int fd = rig_connect(&r);
         rig_send(fd, text, (size_t)len);
@@ -291,7 +346,9 @@ static void bytes_that_arrive_during_a_reply_wait_and_do_not_grow_the_server(voi
     int fd = rig_connect(&r);
     char text[512], body[256];
     (void)snprintf(body, sizeof(body), LONG, "true");
-    int len = snprintf(text, sizeof(text), "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+    int len = snprintf(text, sizeof(text),
+                       "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                       "application/json\r\nContent-Length: %zu\r\n\r\n%s",
                        strlen(body), body);
     rig_send(fd, text, (size_t)len);
     char *flood = calloc(1, 1 << 20);
@@ -321,13 +378,18 @@ static void a_reader_that_stalls_is_given_up(void **state)
     r.engine->step_us = 1;
     int fd = socket(AF_INET, SOCK_STREAM, 0), small = 1024;
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)qr_server_port(r.server)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)qr_server_port(r.server)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     close(rig_connect(&r)); /* it listens */
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     /* enough output to overfill the sockets' buffers: many samples */
-    const char *body = "{\"prompt\":\"hi\",\"max_tokens\":500,\"ignore_eos\":true,\"stream\":true,\"n\":128,\"logprobs\":3}";
+    const char *body =
+        "{\"prompt\":\"hi\",\"max_tokens\":500,\"ignore_eos\":true,\"stream\":true,\"n\":128,\"logprobs\":3}";
     char text[512];
-    int len = snprintf(text, sizeof(text), "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+    int len = snprintf(text, sizeof(text),
+                       "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                       "application/json\r\nContent-Length: %zu\r\n\r\n%s",
                        strlen(body), body);
     rig_send(fd, text, (size_t)len);
     for (int i = 0; i < 1000 && r.engine->submitted == 0; i++)
@@ -376,7 +438,9 @@ static void stop_lets_a_stream_finish_and_refuses_new_clients(void **state)
     r.engine->step_us = 4000;
     int fd = rig_connect(&r), idle = rig_connect(&r);
     const char *body = "{\"prompt\":\"hi\",\"max_tokens\":40,\"ignore_eos\":true,\"stream\":true}";
-    int len = snprintf(text, sizeof(text), "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+    int len = snprintf(text, sizeof(text),
+                       "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                       "application/json\r\nContent-Length: %zu\r\n\r\n%s",
                        strlen(body), body);
     rig_send(fd, text, (size_t)len);
     rig_read(fd, "data: ", 2000, &out);
@@ -404,7 +468,9 @@ static void what_outlasts_the_drain_is_cancelled(void **state)
     r.engine->step_us = 20000;
     int fd = rig_connect(&r);
     (void)snprintf(body, sizeof(body), LONG, "true");
-    int len = snprintf(text, sizeof(text), "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+    int len = snprintf(text, sizeof(text),
+                       "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+                       "application/json\r\nContent-Length: %zu\r\n\r\n%s",
                        strlen(body), body);
     rig_send(fd, text, (size_t)len);
     rig_read(fd, "data: ", 2000, &out);
