@@ -426,12 +426,6 @@ bool qr_scheduler_commit(qr_scheduler *s, const qr_plan_item *item)
     return true;
 }
 
-void qr_sequence_append(qr_sequence *seq, int32_t id)
-{
-    QR_ASSERT(seq->committed < seq->tokens_max);
-    seq->ids[seq->committed++] = id;
-}
-
 void qr_scheduler_finish(qr_scheduler *s, qr_sequence *seq)
 {
     switch (seq->state) {

@@ -71,8 +71,6 @@ const qr_plan *qr_scheduler_plan(qr_scheduler *scheduler, qr_arena *arena);
 /* The item's step is done. True when a sampled token (item->samples) is to be appended: the sequence has not
  * ended meanwhile. Items are committed in the order of their plans. */
 bool qr_scheduler_commit(qr_scheduler *scheduler, const qr_plan_item *item);
-/* Appends a sampled token to the ids. */
-void qr_sequence_append(qr_sequence *seq, int32_t id);
 /* Ends it and gives its blocks back. Harmless when it has ended. */
 void qr_scheduler_finish(qr_scheduler *scheduler, qr_sequence *seq);
 /* Forgets the prefixes that no running sequence holds. */

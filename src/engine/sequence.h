@@ -31,6 +31,7 @@
 #ifndef QR_ENGINE_SEQUENCE_H
 #define QR_ENGINE_SEQUENCE_H
 
+#include "base/assert.h"
 #include "base/list.h"
 #include "kv/block_table.h"
 
@@ -79,6 +80,13 @@ static inline int64_t qr_sequence_rows_left(const qr_sequence *seq)
     if (until > seq->tokens_max - 1)
         until = seq->tokens_max - 1;
     return until > seq->planned ? until - seq->planned : 0;
+}
+
+/* Appends a sampled token to the ids. */
+static inline void qr_sequence_append(qr_sequence *seq, int32_t id)
+{
+    QR_ASSERT(seq->committed < seq->tokens_max);
+    seq->ids[seq->committed++] = id;
 }
 
 #endif

@@ -1,0 +1,208 @@
+#include "engine/plan.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+
+#define LOGIT_ROWS_MAX   64
+#define MODEL_LEN_MAX    (INT64_C(1) << 24)
+#define BLOCK_SIZE_MAX   1024
+#define SEQS_MAX         4096
+#define BATCHED_MAX      65536
+#define BLOCKS_MAX       (1 << 26)
+
+void qr_engine_options_init(qr_engine_options *options)
+{
+    *options = (qr_engine_options){.size = sizeof(*options), .enable_prefix_caching = true, .deterministic = true,
+                                   .max_logprobs = 20};
+}
+
+static qr_status check_range(const char *name, int64_t value, int64_t low, int64_t high, qr_error *err)
+{
+    if (value >= low && value <= high)
+        return QR_OK;
+    return qr_fail(err, QR_INVALID_ARGUMENT, "engine: %s must be between %lld and %lld, got %lld", name,
+                   (long long)low, (long long)high, (long long)value);
+}
+
+static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_error *err)
+{
+    if (o->max_num_seqs == 0)
+        o->max_num_seqs = 256;
+    if (o->max_num_batched_tokens == 0)
+        o->max_num_batched_tokens = QR_MAX(qr_device_batched_tokens(device), o->max_num_seqs);
+    if (o->block_size == 0)
+        o->block_size = qr_device_block_size(device);
+    if (o->max_waiting == 0)
+        o->max_waiting = 4096;
+    if (o->output_bytes_max == 0)
+        o->output_bytes_max = (uint64_t)1 << 30;
+    if (o->text_threads == 0)
+        o->text_threads = 1;
+    qr_status status;
+    if ((status = check_range("max_model_len", o->max_model_len, 0, MODEL_LEN_MAX, err)) != QR_OK ||
+        (status = check_range("max_num_seqs", o->max_num_seqs, 1, SEQS_MAX, err)) != QR_OK ||
+        (status = check_range("max_num_batched_tokens", o->max_num_batched_tokens, 1, BATCHED_MAX, err)) != QR_OK ||
+        (status = check_range("long_prefill_token_threshold", o->long_prefill_token_threshold, 0, INT32_MAX,
+                              err)) != QR_OK ||
+        (status = check_range("block_size", o->block_size, 1, BLOCK_SIZE_MAX, err)) != QR_OK ||
+        (status = check_range("num_kv_blocks", o->num_kv_blocks, 0, BLOCKS_MAX, err)) != QR_OK ||
+        (status = check_range("max_logprobs", o->max_logprobs, 0, 1000000, err)) != QR_OK ||
+        (status = check_range("max_waiting", o->max_waiting, 1, 1 << 20, err)) != QR_OK ||
+        (status = check_range("text_threads", o->text_threads, 1, 64, err)) != QR_OK)
+        return status;
+    if (o->max_num_batched_tokens < o->max_num_seqs)
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "engine: max_num_batched_tokens %d is less than max_num_seqs %d: not every sample could get a row",
+                       o->max_num_batched_tokens, o->max_num_seqs);
+    return QR_OK;
+}
+
+static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_net *net, const qr_net_options *net_options,
+                                 qr_error *err)
+{
+    const char *name = plan->options.kv_cache_dtype;
+    plan->runner.kv_dtype = qr_net_kv_dtype(net, net_options);
+    if (name == NULL || strcmp(name, "auto") == 0)
+        return QR_OK;
+    int dtype = qr_dtype_parse(name);
+    if (dtype != QR_DTYPE_F32 && dtype != QR_DTYPE_F16 && dtype != QR_DTYPE_BF16)
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "engine: kv_cache_dtype must be auto, float32, float16 or bfloat16, got %s", name);
+    plan->runner.kv_dtype = (qr_dtype)dtype;
+    return QR_OK;
+}
+
+/* Memory for KV: as much as was asked for, else a quarter of what there is, at most what can be used. */
+static int32_t choose_blocks(const qr_engine_plan *plan, uint64_t budget)
+{
+    const qr_engine_options *o = &plan->options;
+    if (o->num_kv_blocks > 0)
+        return o->num_kv_blocks;
+    uint64_t useful = (uint64_t)o->max_num_seqs * (uint64_t)plan->blocks_per_sequence;
+    uint64_t blocks = o->kv_cache_memory_bytes > 0 ? o->kv_cache_memory_bytes / plan->block_bytes
+                                                   : QR_MIN(budget / 4 / plan->block_bytes, useful);
+    return (int32_t)QR_MIN(QR_MAX(blocks, 1), BLOCKS_MAX);
+}
+
+/* The longest sequence that n_blocks hold. */
+static int64_t longest_sequence(const qr_scheduler_options *s, int64_t context)
+{
+    if (qr_scheduler_blocks_needed(s, context) <= s->n_blocks)
+        return context;
+    int64_t low = 0, high = context; /* blocks_needed grows with the length */
+    while (low + 1 < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (qr_scheduler_blocks_needed(s, middle) <= s->n_blocks)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void fill_scheduler(qr_engine_plan *plan, const qr_kv_spec *specs, int n_layers, uint64_t seed)
+{
+    const qr_engine_options *o = &plan->options;
+    plan->scheduler = (qr_scheduler_options){
+        .max_num_seqs = o->max_num_seqs, .max_num_batched_tokens = o->max_num_batched_tokens,
+        .long_prefill_token_threshold = o->long_prefill_token_threshold, .block_size = o->block_size,
+        .prefix_caching = o->enable_prefix_caching, .priority = o->priority_scheduling, .seed = seed};
+    plan->scheduler.n_groups = qr_kv_groups(specs, n_layers, plan->scheduler.window);
+}
+
+static void count_bytes(qr_engine_plan *plan, const qr_net *net, qr_device *device)
+{
+    qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens, .n_seqs = plan->options.max_num_seqs,
+                        .n_logit_rows = plan->options.max_num_batched_tokens,
+                        .max_logit_rows = plan->runner.max_logit_rows, .context_max = (int32_t)plan->max_model_len,
+                        .block_size = plan->options.block_size};
+    plan->scratch_bytes = qr_net_scratch_bytes(net, device, &step);
+    plan->runner.scratch_bytes = plan->scratch_bytes;
+    plan->runner.n_blocks = plan->scheduler.n_blocks;
+    plan->runner.block_size = plan->options.block_size;
+    plan->kv_bytes = plan->block_bytes * (uint64_t)plan->scheduler.n_blocks;
+    uint64_t tables = (uint64_t)plan->options.max_num_seqs * (uint64_t)plan->blocks_per_sequence * sizeof(int32_t);
+    plan->bookkeeping_bytes = (uint64_t)plan->scheduler.n_groups *
+                                  ((uint64_t)plan->scheduler.n_blocks * (sizeof(qr_block) + 8) + tables) +
+                              (uint64_t)qr_net_vocab(net) * 32 +
+                              (uint64_t)plan->options.max_num_batched_tokens * (16 + sizeof(qr_logit_job));
+}
+
+qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net_options *net_options,
+                              const qr_engine_options *options, bool loaded, qr_engine_plan *plan, qr_error *err)
+{
+    memset(plan, 0, sizeof(*plan));
+    qr_engine_options_init(&plan->options);
+    if (options != NULL)
+        memcpy(&plan->options, options, QR_MIN(options->size, sizeof(plan->options)));
+    qr_engine_options *o = &plan->options;
+    qr_status status;
+    if ((status = fill_options(o, device, err)) != QR_OK ||
+        (status = choose_kv_dtype(plan, net, net_options, err)) != QR_OK)
+        return status;
+    const qr_model_config *config = qr_net_config(net);
+    if (o->max_model_len > config->context)
+        return qr_fail(err, QR_INVALID_ARGUMENT, "engine: max_model_len %lld is more than the checkpoint's %lld",
+                       (long long)o->max_model_len, (long long)config->context);
+    int n_layers;
+    const qr_kv_spec *specs = qr_net_kv_specs(net, &n_layers);
+    fill_scheduler(plan, specs, n_layers, o->seed);
+    if (plan->scheduler.n_groups < 0)
+        return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows", QR_KV_TABLES_MAX);
+    qr_net_plan(net, device, net_options, &plan->weights);
+    plan->available_bytes = qr_device_memory_available(device);
+    uint64_t weights = loaded ? 0 : plan->weights.copied_bytes;
+    uint64_t budget = plan->available_bytes > weights ? plan->available_bytes - weights : 0;
+
+    int64_t wanted = o->max_model_len > 0 ? o->max_model_len : config->context;
+    plan->block_bytes = qr_kv_block_bytes(specs, n_layers, o->block_size, plan->runner.kv_dtype);
+    plan->kv_bytes_per_token = plan->block_bytes / (uint64_t)o->block_size;
+    plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, wanted);
+    plan->scheduler.n_blocks = choose_blocks(plan, budget);
+    plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
+    plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
+    plan->runner.max_logit_rows = QR_MIN(LOGIT_ROWS_MAX, o->max_num_batched_tokens);
+    plan->runner.max_logprobs = o->max_logprobs;
+    count_bytes(plan, net, device);
+    if (plan->max_model_len < QR_MIN(wanted, 2) || (o->max_model_len > 0 && plan->max_model_len < wanted))
+        return qr_fail(err, QR_OUT_OF_MEMORY,
+                       "engine: KV cache: %d blocks of %d tokens hold a sequence of %lld tokens, max_model_len is %lld",
+                       plan->scheduler.n_blocks, o->block_size, (long long)plan->max_model_len, (long long)wanted);
+    uint64_t total = plan->kv_bytes + plan->scratch_bytes + plan->bookkeeping_bytes + weights;
+    if (total > plan->available_bytes)
+        return qr_fail(err, QR_OUT_OF_MEMORY,
+                       "engine: %.2f GB wanted (weights %.2f, KV %.2f, scratch %.2f), %.2f GB available",
+                       (double)total / 1e9, (double)weights / 1e9, (double)plan->kv_bytes / 1e9,
+                       (double)(plan->scratch_bytes + plan->bookkeeping_bytes) / 1e9,
+                       (double)plan->available_bytes / 1e9);
+    return QR_OK;
+}
+
+static void put_int(qr_json *object, const char *key, uint64_t value)
+{
+    qr_json_set(object, key, qr_json_new_int((int64_t)value));
+}
+
+qr_json *qr_engine_plan_json(const qr_engine_plan *plan)
+{
+    qr_json *json = qr_json_new_object();
+    put_int(json, "available_bytes", plan->available_bytes);
+    put_int(json, "weights_mapped_bytes", plan->weights.mapped_bytes);
+    put_int(json, "weights_copied_bytes", plan->weights.copied_bytes);
+    put_int(json, "weights_read_bytes_per_token", plan->weights.read_bytes);
+    qr_json_set(json, "kv_dtype", qr_json_new_string(qr_str_of(qr_dtype_name(plan->runner.kv_dtype))));
+    put_int(json, "kv_bytes_per_token", plan->kv_bytes_per_token);
+    put_int(json, "kv_block_bytes", plan->block_bytes);
+    put_int(json, "kv_blocks", (uint64_t)plan->scheduler.n_blocks);
+    put_int(json, "kv_groups", (uint64_t)plan->scheduler.n_groups);
+    put_int(json, "block_size", (uint64_t)plan->options.block_size);
+    put_int(json, "kv_bytes", plan->kv_bytes);
+    put_int(json, "scratch_bytes", plan->scratch_bytes);
+    put_int(json, "bookkeeping_bytes", plan->bookkeeping_bytes);
+    put_int(json, "max_model_len", (uint64_t)plan->max_model_len);
+    put_int(json, "max_num_seqs", (uint64_t)plan->options.max_num_seqs);
+    put_int(json, "max_num_batched_tokens", (uint64_t)plan->options.max_num_batched_tokens);
+    return json;
+}
