@@ -86,8 +86,8 @@ SIMD_INLINE vf gelu(vf x)
     p = vf_fma(p, t, vf_set(-0.284496736f));
     p = vf_fma(p, t, vf_set(0.254829592f));
     vf erfc = vf_mul(vf_mul(p, t), vf_exp2(vf_mul(vf_mul(z, z), vf_set(-SIMD_LOG2E))));
-    /* relu(x) - |x| erfc(|x| / sqrt 2) / 2 holds for both signs */
-    vf relu = vf_max(vf_set(0), x), size = vf_max(x, vf_sub(vf_set(0), x));
+    /* relu(x) - |x| erfc(|x| / sqrt 2) / 2 holds for both signs; erfc is 0 long before 100 */
+    vf relu = vf_max(vf_set(0), x), size = vf_min(vf_set(100), vf_max(x, vf_sub(vf_set(0), x)));
     return vf_sub(relu, vf_mul(vf_mul(size, vf_set(0.5f)), erfc));
 }
 
