@@ -130,7 +130,8 @@ static char *split_path(const char *path, unsigned number, unsigned count)
     return out;
 }
 
-static qr_status open_part(qr_weights *weights, const char *path, uint64_t number, uint64_t count,
+/* Maps and parses part `number` (from 0); *count is read from part 0 and must be the same in the others. */
+static qr_status open_part(qr_weights *weights, const char *path, uint64_t number, uint64_t *count,
                            qr_error *err)
 {
     qr_file_map map;
@@ -144,13 +145,17 @@ static qr_status open_part(qr_weights *weights, const char *path, uint64_t numbe
     uint64_t split_no = 0, split_count = 1;
     qr_gguf_u64(gguf, "split.no", &split_no);
     qr_gguf_u64(gguf, "split.count", &split_count);
-    if (split_count == 0)
+    if (split_count == 0) /* ggml writes 0 for "not split" */
         split_count = 1;
-    if (split_no != number || split_count != count)
+    if (number == 0)
+        *count = split_count;
+    if (split_no != number || split_count != *count)
         status = qr_fail(err, QR_BAD_FILE,
                          "%s: says it is part %" PRIu64 " of %" PRIu64 ", needed is part %" PRIu64
                          " of %" PRIu64 " (a split set opens by its first file)",
-                         path, split_no + 1, split_count, number + 1, count);
+                         path, split_no + 1, split_count, number + 1, *count);
+    else if (split_count > QR_WEIGHTS_FILES_MAX)
+        status = qr_fail(err, QR_BAD_FILE, "%s: split.count: %" PRIu64 " files", path, split_count);
     else
         status =
             qr_gguf_add_tensors(weights, gguf, qr_arena_strndup(&weights->arena, path, strlen(path)), err);
@@ -161,39 +166,19 @@ static qr_status open_part(qr_weights *weights, const char *path, uint64_t numbe
     return status;
 }
 
-/* How many files the set has, from its first one. */
-static qr_status read_split_count(const char *path, uint64_t *count, qr_error *err)
-{
-    qr_gguf *gguf;
-    qr_status status = qr_gguf_open(path, &gguf, err);
-    if (status != QR_OK)
-        return status;
-    *count = 1;
-    qr_gguf_u64(gguf, "split.count", count);
-    if (*count == 0) /* ggml writes 0 for "not split" */
-        *count = 1;
-    qr_gguf_close(gguf);
-    if (*count > QR_WEIGHTS_FILES_MAX)
-        return qr_fail(err, QR_BAD_FILE, "%s: split.count: %" PRIu64 " files", path, *count);
-    return QR_OK;
-}
-
 qr_status qr_gguf_open_set(qr_weights *weights, const char *path, qr_error *err)
 {
-    uint64_t count;
-    qr_status status = read_split_count(path, &count, err);
-    if (status == QR_OK)
-        status = open_part(weights, path, 0, count, err);
+    uint64_t count = 1, tensors;
+    qr_status status = open_part(weights, path, 0, &count, err);
     for (uint64_t i = 1; i < count && status == QR_OK; i++) {
         char *part = split_path(path, (unsigned)i + 1, (unsigned)count);
         if (part == NULL)
             return qr_fail(err, QR_BAD_FILE,
                            "%s: split.count is %" PRIu64 ", but the name does not end in -00001-of-%05u.gguf",
                            path, count, (unsigned)count);
-        status = open_part(weights, part, i, count, err);
+        status = open_part(weights, part, i, &count, err);
         qr_free(part);
     }
-    uint64_t tensors;
     if (status == QR_OK && count > 1 && qr_gguf_u64(weights->gguf, "split.tensors.count", &tensors) &&
         tensors != weights->entries.count)
         status = qr_fail(err, QR_BAD_FILE, "%s: split.tensors.count is %" PRIu64 ", its files hold %zu", path,
