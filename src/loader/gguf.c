@@ -291,33 +291,18 @@ static bool load_int(const uint8_t *p, uint32_t type, int64_t *value, bool *over
 {
     *over_i64 = false;
     switch (type) {
-    case QR_GGUF_U8:
-        *value = p[0];
-        return true;
-    case QR_GGUF_I8:
-        LOAD(int8_t, *value);
-        return true;
-    case QR_GGUF_U16:
-        LOAD(uint16_t, *value);
-        return true;
-    case QR_GGUF_I16:
-        LOAD(int16_t, *value);
-        return true;
-    case QR_GGUF_U32:
-        LOAD(uint32_t, *value);
-        return true;
-    case QR_GGUF_I32:
-        LOAD(int32_t, *value);
-        return true;
-    case QR_GGUF_I64:
-        LOAD(int64_t, *value);
-        return true;
+    case QR_GGUF_U8: *value = p[0]; return true;
+    case QR_GGUF_I8: LOAD(int8_t, *value); return true;
+    case QR_GGUF_U16: LOAD(uint16_t, *value); return true;
+    case QR_GGUF_I16: LOAD(int16_t, *value); return true;
+    case QR_GGUF_U32: LOAD(uint32_t, *value); return true;
+    case QR_GGUF_I32: LOAD(int32_t, *value); return true;
+    case QR_GGUF_I64: LOAD(int64_t, *value); return true;
     case QR_GGUF_U64:
         LOAD(int64_t, *value);
         *over_i64 = *value < 0;
         return true;
-    default:
-        return false;
+    default: return false;
     }
 }
 

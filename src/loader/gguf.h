@@ -13,7 +13,7 @@ typedef struct qr_gguf qr_gguf;
 bool qr_gguf_has(const qr_gguf *gguf, const char *key);
 bool qr_gguf_u64(const qr_gguf *gguf, const char *key, uint64_t *value); /* any non-negative integer type */
 bool qr_gguf_i64(const qr_gguf *gguf, const char *key, int64_t *value);
-bool qr_gguf_f64(const qr_gguf *gguf, const char *key, double *value);   /* any number type */
+bool qr_gguf_f64(const qr_gguf *gguf, const char *key, double *value); /* any number type */
 bool qr_gguf_bool(const qr_gguf *gguf, const char *key, bool *value);
 bool qr_gguf_str(const qr_gguf *gguf, const char *key, qr_str *value);
 /* Arrays: element count, or -1 when absent or of another element type. */

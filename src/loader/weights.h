@@ -17,13 +17,14 @@ typedef enum qr_container { QR_CONTAINER_SAFETENSORS, QR_CONTAINER_GGUF } qr_con
 
 #define QR_WEIGHTS_DIMS_MAX 8
 typedef struct qr_weights_entry {
-    const char *name;          /* as the container spells it */
-    const char *file;          /* path of the file it lies in */
-    qr_format format;          /* QR_FORMAT_NONE: a dtype that no format has (I64, BOOL, ...) */
-    const char *dtype_name;    /* as the container spells it */
+    const char *name;       /* as the container spells it */
+    const char *file;       /* path of the file it lies in */
+    qr_format format;       /* QR_FORMAT_NONE: a dtype that no format has (I64, BOOL, ...) */
+    const char *dtype_name; /* as the container spells it */
     int n_dims;
     int64_t shape[QR_WEIGHTS_DIMS_MAX]; /* outermost first (PyTorch order) in both containers: [rows, cols] */
-    const uint8_t *data;       /* aligned only as the file has it: readers of wider types use memcpy or unaligned loads */
+    const uint8_t
+        *data; /* aligned only as the file has it: readers of wider types use memcpy or unaligned loads */
     size_t bytes;
 } qr_weights_entry;
 

@@ -30,8 +30,8 @@ typedef struct qr_format_traits {
     const char *name;
     const char *hf_dtype;
     int ggml_type;
-    int block;   /* values, along K */
-    int bytes;   /* of a block */
+    int block;                                                   /* values, along K */
+    int bytes;                                                   /* of a block */
     void (*dequant_row)(const void *row, float *out, int64_t n); /* n: a multiple of block */
 } qr_format_traits;
 

@@ -22,12 +22,12 @@ typedef struct qr_weight_part {
 enum { QR_PART_DATA, QR_PART_SCALES, QR_PART_ZEROS, QR_PART_PERM, QR_PART_COUNT };
 
 typedef struct qr_weight {
-    qr_format format;                    /* of the parts */
+    qr_format format; /* of the parts */
     int64_t rows, cols;
     qr_weight_part part[QR_PART_COUNT];
-    const char *name;                    /* for messages and inspect; model arena */
+    const char *name; /* for messages and inspect; model arena */
     /* Prepared by the backend (owned by it; weight_release gives it back). */
-    int layout;                          /* backend-private tag; 0: the parts as they are */
+    int layout; /* backend-private tag; 0: the parts as they are */
     void *packed;
     size_t packed_bytes;
 } qr_weight;

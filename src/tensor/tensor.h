@@ -8,7 +8,7 @@
 #include "tensor/dtype.h"
 
 typedef struct qr_tensor {
-    void *data;         /* in the backend's memory: host on the CPU, device on a GPU */
+    void *data; /* in the backend's memory: host on the CPU, device on a GPU */
     qr_dtype dtype;
     int64_t rows;       /* tokens of the batch, usually */
     int64_t cols;       /* features */
