@@ -166,6 +166,11 @@ const qr_json *qr_json_get(const qr_json *object, const char *key)
     return wrap(json_object_get(tree(object), key)); /* NULL for NULL and for what is not an object */
 }
 
+const qr_json *qr_json_find(const qr_json *object, qr_str key)
+{
+    return wrap(json_object_getn(tree(object), key.len > 0 ? key.data : "", key.len));
+}
+
 const qr_json *qr_json_at(const qr_json *array, size_t index)
 {
     return wrap(json_array_get(tree(array), index));
@@ -258,6 +263,12 @@ qr_json *qr_json_new_string(qr_str text)
     qr_json *json = made(json_stringn_nocheck(valid.data, valid.len));
     qr_buf_release(&valid);
     return json;
+}
+
+qr_json *qr_json_new_raw_string(qr_str text)
+{
+    ready();
+    return made(json_stringn_nocheck(text.len > 0 ? text.data : "", text.len));
 }
 
 qr_json *qr_json_new_int(int64_t value)

@@ -50,6 +50,7 @@ const char *qr_json_type_name(qr_json_type type);        /* "null", "boolean", "
 bool qr_json_is(const qr_json *json, qr_json_type type); /* false for NULL */
 
 const qr_json *qr_json_get(const qr_json *object, const char *key); /* NULL when absent or not an object */
+const qr_json *qr_json_find(const qr_json *object, qr_str key);     /* the same, by slice */
 const qr_json *qr_json_at(const qr_json *array, size_t index);      /* NULL when out of range */
 size_t qr_json_count(const qr_json *container);                     /* array or object; else 0 */
 
@@ -69,6 +70,7 @@ const qr_json *qr_json_iter_value(void *iter);
 qr_json *qr_json_new_object(void);
 qr_json *qr_json_new_array(void);
 qr_json *qr_json_new_string(qr_str text); /* invalid UTF-8 becomes U+FFFD */
+qr_json *qr_json_new_raw_string(qr_str text); /* bytes as they are: for trees that are read, never written */
 qr_json *qr_json_new_int(int64_t value);
 qr_json *qr_json_new_real(double value);
 qr_json *qr_json_new_bool(bool value);

@@ -124,8 +124,10 @@ static void compile_all(qr_jcompile *compile)
         jinja->body = qr_jparse_template(compile);
     if (!compile->failed)
         qr_jscope_bind(compile, jinja->body);
-    if (!compile->failed)
-        keep_names(compile);
+    if (compile->failed)
+        return;
+    keep_names(compile);
+    qr_jinja_inspect(jinja);
 }
 
 qr_status qr_jinja_compile_with(qr_str source, const qr_jsyntax *syntax, qr_jinja **out, qr_error *err)

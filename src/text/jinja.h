@@ -16,16 +16,18 @@ typedef struct qr_jinja qr_jinja;
 
 typedef struct qr_jinja_limits {
     uint64_t steps_max;      /* evaluated nodes */
-    uint32_t depth_max;      /* nested expressions, calls and blocks */
+    uint32_t depth_max;      /* height of expressions, blocks and macro calls, one inside the other */
     size_t output_bytes_max;
     size_t memory_bytes_max; /* of values made while rendering */
     uint64_t time_ns_max;
 } qr_jinja_limits;
-extern const qr_jinja_limits qr_jinja_limits_default; /* 20 M steps, 200, 64 MiB, 256 MiB, 5 s */
+extern const qr_jinja_limits qr_jinja_limits_default; /* 20 M steps, 1000, 64 MiB, 256 MiB, 5 s */
 
 /* Compiles (source is copied). Errors: QR_INVALID_ARGUMENT "template: line L, column C: ...", QR_UNSUPPORTED. */
 qr_status qr_jinja_compile(qr_str source, qr_jinja **out, qr_error *err);
 void qr_jinja_free(qr_jinja *jinja);
+/* Whether it has a loop over the content of a message: then content may be a list of parts. */
+bool qr_jinja_takes_parts(const qr_jinja *jinja);
 
 /* Renders with `variables` (a JSON object: messages, tools, bos_token, ...; keys are top-level names) and
  * appends to out. now_unix_s: what strftime_now formats (local time zone UTC). limits may be NULL.

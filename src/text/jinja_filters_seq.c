@@ -127,9 +127,11 @@ FILTER(join)
 /* The sort key of an item: its attributes ("a,b" gives a list), lower case unless told otherwise. */
 static qr_jv sort_key(qr_jrun *run, qr_jv item, qr_jv attribute, bool case_sensitive)
 {
-    if (!qr_jinja_given(attribute))
-        return case_sensitive ? item : ignore_case(run, item);
     qr_jlist keys = {0};
+    if (!qr_jinja_given(attribute)) { /* a list of one, as there: equal items are never ordered */
+        qr_jlist_push(run, &keys, case_sensitive ? item : ignore_case(run, item));
+        return qr_jlist_value(&keys, QR_JV_LIST);
+    }
     qr_str rest = attribute.kind == QR_JV_STRING ? qr_jv_slice(attribute) : QR_STR("");
     for (;;) {
         ptrdiff_t comma = qr_str_find(rest, QR_STR(","), 0);

@@ -525,7 +525,9 @@ qr_jv qr_jinja_slice(qr_jrun *run, qr_jv object, qr_jv first, qr_jv last, qr_jv 
     if (object.kind == QR_JV_UNDEFINED)
         return qr_jinja_undefined_use(run, object);
     if (object.kind != QR_JV_STRING && !qr_jv_is_sequence(object) && object.kind != QR_JV_RANGE)
-        return undefined_of(QR_JV_NO_ELEMENT, object, QR_STR("slice"));
+        return qr_jinja_raise(run, object.kind == QR_JV_DICT ? "unhashable type: 'slice'"
+                                                             : "'%s' object is not subscriptable",
+                              qr_jv_type_name(object));
     if (stride.kind != QR_JV_NONE) {
         if (!qr_jv_is_integral(stride))
             return qr_jinja_raise(run, "slice indices must be integers or None or have an __index__ method");

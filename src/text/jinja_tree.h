@@ -155,6 +155,7 @@ struct qr_jinja {
     qr_str source; /* newlines normalised */
     qr_str *names; /* interned, NUL-terminated, by name id */
     uint32_t name_count;
+    bool takes_parts; /* qr_jinja_takes_parts */
     qr_jfunc root;
     qr_jscope scope;
     qr_jbody body;
@@ -206,6 +207,7 @@ void *qr_jcompile_alloc(qr_jcompile *compile, size_t bytes); /* zeroed, 8-byte a
 void qr_jinja_locate(const qr_jinja *jinja, uint32_t pos, unsigned *line, unsigned *column);
 bool qr_jinja_lex(qr_jcompile *compile);
 qr_jbody qr_jparse_template(qr_jcompile *compile);
+void qr_jinja_inspect(qr_jinja *jinja); /* fills takes_parts */
 void qr_jscope_bind(qr_jcompile *compile, qr_jbody body);
 uint32_t qr_jcompile_intern(qr_jcompile *compile, qr_str name); /* name id */
 qr_str *qr_jcompile_name(qr_jcompile *compile, uint32_t id);    /* stable pointer */

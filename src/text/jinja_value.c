@@ -480,23 +480,12 @@ qr_jv qr_jdict_get(qr_jrun *run, const qr_jdict *dict, qr_jv key)
     return at >= 0 ? dict->values[at] : (qr_jv){.kind = QR_JV_MISSING};
 }
 
-static qr_jv json_dict_get(qr_jrun *run, const qr_json *json, qr_str key)
-{
-    char local[128];
-    char *name = key.len < sizeof(local) ? local : qr_jinja_text(run, key.len + 1);
-    if (name == NULL || memchr(key.data != NULL ? key.data : "", '\0', key.len) != NULL)
-        return (qr_jv){.kind = QR_JV_MISSING};
-    memcpy(name, key.len > 0 ? key.data : "", key.len);
-    name[key.len] = '\0';
-    const qr_json *found = qr_json_get(json, name);
-    return found != NULL ? qr_jv_from_json(found) : (qr_jv){.kind = QR_JV_MISSING};
-}
-
 qr_jv qr_jv_dict_get(qr_jrun *run, qr_jv dict, qr_jv key)
 {
     if (!(dict.flag & QR_JV_JSON))
         return qr_jdict_get(run, dict.dict, key);
     if (key.kind != QR_JV_STRING)
         return (qr_jv){.kind = QR_JV_MISSING};
-    return json_dict_get(run, dict.json, qr_jv_slice(key));
+    const qr_json *found = qr_json_find(dict.json, qr_jv_slice(key));
+    return found != NULL ? qr_jv_from_json(found) : (qr_jv){.kind = QR_JV_MISSING};
 }
