@@ -83,13 +83,8 @@ static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_fo
 /* The id must be harmless in a header and in the log. */
 static bool id_is_plain(qr_str id)
 {
-    for (size_t i = 0; i < id.len; i++) {
-        char c = id.data[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
-              c == '_' || c == '.' || c == ':' || c == '/'))
-            return false;
-    }
-    return true;
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:";
+    return strspn(id.data, allowed) == id.len;
 }
 
 static bool choose_id(qr_call *call, qr_api_error *error)
@@ -97,7 +92,7 @@ static bool choose_id(qr_call *call, qr_api_error *error)
     qr_str given = call->params.request_id;
     if (given.len > 0 && !id_is_plain(given))
         return qr_api_fail(error, 400, NULL, "request_id",
-                           "request_id: only letters, digits and -_.:/ may stand in it");
+                           "request_id: only letters, digits and -_.: may stand in it");
     const char *base = given.len > 0 ? given.data : qr_http_conn_request(call->conn)->id;
     (void)snprintf(call->id, sizeof(call->id), "%s-%s", call->format->id_prefix, base);
     return true;
@@ -239,7 +234,7 @@ static void call_fail(qr_call *call, const qr_event *event)
 static void add_seed_header(qr_call *call)
 {
     qr_request_facts facts = qr_request_describe(call->prompts[0].request);
-    qr_http_conn_add_header(call->conn, "X-Quire-Seed: %llu\r\n", (unsigned long long)facts.seed);
+    qr_http_conn_add_header(call->conn, "X-Quire-Seed: %lld\r\n", (long long)facts.seed);
 }
 
 /* The piece's first bytes belong to the HTTP layer. */

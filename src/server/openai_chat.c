@@ -117,7 +117,7 @@ static void chat_extras(qr_call *call, qr_buf *out)
 {
     const qr_call_prompt *prompt = &call->prompts[0];
     qr_request_facts facts = qr_request_describe(prompt->request);
-    qr_buf_printf(out, ",\"seed\":%llu", (unsigned long long)facts.seed);
+    qr_buf_printf(out, ",\"seed\":%lld", (long long)facts.seed);
     if (call->params.return_token_ids) {
         qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
         qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);

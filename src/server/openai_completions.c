@@ -96,7 +96,7 @@ static void append_whole_logprobs(qr_call *call, qr_choice *choice, qr_sample_vi
 static void append_prompt_members(qr_call *call, qr_choice *choice, qr_buf *out)
 {
     qr_request_facts facts = qr_choice_facts(choice);
-    qr_buf_printf(out, ",\"seed\":%llu", (unsigned long long)facts.seed);
+    qr_buf_printf(out, ",\"seed\":%lld", (long long)facts.seed);
     if (call->params.return_token_ids) {
         qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
         qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);

@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -21,10 +22,13 @@ class Browser:
         self.folder = tempfile.mkdtemp(prefix="quire-browser-")
         to_read, self.to = os.pipe()
         self.came, to_write = os.pipe()
-        wires = f"exec 3<&{to_read} 4>&{to_write}; exec \"$@\""
+        # The browser reads from descriptor 3 and writes to 4; sh cannot name those that pipes get here.
+        wires = ("import fcntl, os, sys\n"
+                 "a, b = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 64) for fd in sys.argv[1:3])\n"
+                 "os.dup2(a, 3), os.dup2(b, 4), os.execv(sys.argv[3], sys.argv[3:])")
         self.process = subprocess.Popen(
-            ["sh", "-c", wires, "sh", find(), "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-             "--no-first-run", "--disable-background-networking", f"--user-data-dir={self.folder}",
+            [sys.executable, "-c", wires, str(to_read), str(to_write), find(), "--headless=new", "--no-sandbox", "--disable-gpu",
+             "--remote-debugging-pipe", "--no-first-run", "--disable-background-networking", f"--user-data-dir={self.folder}",
              f"--window-size={width},{height}", "about:blank"],
             pass_fds=[to_read, to_write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_read)
