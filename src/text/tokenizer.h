@@ -35,6 +35,9 @@ void qr_encoder_free(qr_encoder *encoder);
 /* Appends the ids of text to `ids`. */
 qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_options *options, qr_ids *ids,
                             qr_error *err);
+/* Two texts as one input (rerankers, classifiers). types, or NULL: the token_type_id of each id is appended. */
+qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second, const qr_encode_options *options,
+                                 qr_ids *ids, qr_ids *types, qr_error *err);
 
 /* Special tokens as the template sees them: the spelling of bos_token, eos_token, unk_token, pad_token, or
  * empty. Borrowed. */

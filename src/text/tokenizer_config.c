@@ -92,8 +92,8 @@ static void parse_llama_switches(qr_tokenizer *tokenizer, const qr_json *json)
     bool eos = qr_json_bool(qr_json_get(json, "add_eos_token"), false);
     if (!is_llama_class(qr_json_string(qr_json_get(json, "tokenizer_class"))))
         return;
-    qr_template_item begin = {tokenizer->special_ids[QR_SPECIAL_BOS]}, text = {-1},
-                     end = {tokenizer->special_ids[QR_SPECIAL_EOS]};
+    qr_template_item begin = {tokenizer->special_ids[QR_SPECIAL_BOS], 0}, text = {QR_ITEM_TEXT, 0},
+                     end = {tokenizer->special_ids[QR_SPECIAL_EOS], 0};
     if ((bos && begin.id < 0) || (eos && end.id < 0))
         return;
     tokenizer->post.count = 0;

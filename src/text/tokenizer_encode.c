@@ -44,6 +44,7 @@ void qr_encoder_free(qr_encoder *encoder)
     QR_VEC_RELEASE(&encoder->nodes);
     QR_VEC_RELEASE(&encoder->starts);
     QR_VEC_RELEASE(&encoder->ids);
+    QR_VEC_RELEASE(&encoder->second_ids);
     QR_VEC_RELEASE(&encoder->long_ids);
     qr_buf_release(&encoder->long_keys);
     qr_match_data_free(encoder->match);
@@ -378,24 +379,66 @@ static void pad(const qr_padding *padding, size_t begin, qr_ids *ids)
     ids->count = begin + wanted;
 }
 
-static void append_ids(qr_ids *out, const qr_ids *ids)
+/* What the template puts around one or two sequences. */
+static void assemble(qr_encoder *encoder, const qr_template_items *items, bool pair, qr_ids *ids, qr_ids *types)
 {
-    QR_VEC_RESERVE(out, out->count + ids->count);
-    if (ids->count > 0)
-        memcpy(out->data + out->count, ids->data, ids->count * sizeof(*ids->data));
-    out->count += ids->count;
+    static const qr_template_item plain[] = {{QR_ITEM_TEXT, 0}, {QR_ITEM_SECOND, 1}};
+    const qr_template_item *list = items->count > 0 ? items->data : plain;
+    size_t count = items->count > 0 ? items->count : pair ? 2 : 1;
+    for (size_t i = 0; i < count; i++) {
+        const qr_ids *part = list[i].id == QR_ITEM_SECOND ? &encoder->second_ids : &encoder->ids;
+        const int32_t *data = list[i].id >= 0 ? &list[i].id : part->data;
+        size_t part_count = list[i].id >= 0 ? 1 : part->count;
+        QR_VEC_RESERVE(ids, ids->count + part_count);
+        if (part_count > 0)
+            memcpy(ids->data + ids->count, data, part_count * sizeof(*data));
+        ids->count += part_count;
+        for (size_t k = 0; types != NULL && k < part_count; k++)
+            QR_VEC_PUSH(types, list[i].type);
+    }
 }
+
+/* Of two sequences the longer gives way first, as the reference's LongestFirst. */
+static void truncate_pair(const qr_truncation *truncation, size_t room, qr_ids *first, qr_ids *second)
+{
+    if (!truncation->on || first->count + second->count <= room)
+        return;
+    bool swap = first->count > second->count;
+    size_t less = swap ? second->count : first->count, more = less > room ? less : QR_MAX(less, room - less);
+    if (less + more > room) {
+        less = room / 2;
+        more = less + room % 2;
+    }
+    truncate(truncation, swap ? more : less, first);
+    truncate(truncation, swap ? less : more, second);
+}
+
+static size_t added_by(const qr_template_items *items)
+{
+    size_t added = 0;
+    for (size_t i = 0; i < items->count; i++)
+        added += items->data[i].id >= 0;
+    return added;
+}
+
+static qr_encode_options chosen_options(const qr_encode_options *options)
+{
+    qr_encode_options chosen;
+    qr_encode_options_init(&chosen);
+    if (options != NULL)
+        memcpy(&chosen, options, QR_MIN(options->size, sizeof(chosen)));
+    return chosen;
+}
+
+static const qr_template_items no_items;
 
 qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_options *options, qr_ids *ids,
                             qr_error *err)
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
-    qr_encode_options chosen;
-    qr_encode_options_init(&chosen);
-    if (options != NULL)
-        memcpy(&chosen, options, QR_MIN(options->size, sizeof(chosen)));
-    bool post = chosen.add_special_tokens && tokenizer->post.count > 0;
-    bool direct = !post && !chosen.truncate_and_pad;
+    qr_encode_options chosen = chosen_options(options);
+    const qr_template_items *items = chosen.add_special_tokens ? &tokenizer->post : &no_items;
+    bool direct = items->count == 0 && !chosen.truncate_and_pad;
     encoder->ids.count = 0;
     size_t before = ids->count;
     qr_status status = encode_sequence(encoder, text, chosen.parse_special, direct ? ids : &encoder->ids, err);
@@ -403,22 +446,36 @@ qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_op
         ids->count = before;
     if (status != QR_OK || direct)
         return status;
-    size_t added = 0;
-    for (size_t i = 0; post && i < tokenizer->post.count; i++)
-        added += tokenizer->post.data[i].id >= 0;
+    size_t added = added_by(items), most = tokenizer->truncation.length;
     if (chosen.truncate_and_pad)
-        truncate(&tokenizer->truncation, tokenizer->truncation.length > added ? tokenizer->truncation.length - added : 0,
-                 &encoder->ids);
-    for (size_t i = 0; post && i < tokenizer->post.count; i++) {
-        int32_t id = tokenizer->post.data[i].id;
-        if (id >= 0)
-            QR_VEC_PUSH(ids, id);
-        else
-            append_ids(ids, &encoder->ids);
-    }
-    if (!post)
-        append_ids(ids, &encoder->ids);
+        truncate(&tokenizer->truncation, most > added ? most - added : 0, &encoder->ids);
+    assemble(encoder, items, false, ids, NULL);
     if (chosen.truncate_and_pad)
         pad(&tokenizer->padding, before, ids);
+    return QR_OK;
+}
+
+qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second, const qr_encode_options *options,
+                                 qr_ids *ids, qr_ids *types, qr_error *err)
+{
+    const qr_tokenizer *tokenizer = encoder->tokenizer;
+    qr_encode_options chosen = chosen_options(options);
+    const qr_template_items *items = chosen.add_special_tokens ? &tokenizer->post_pair : &no_items;
+    encoder->ids.count = encoder->second_ids.count = 0;
+    size_t before = ids->count, types_before = types != NULL ? types->count : 0;
+    qr_status status = encode_sequence(encoder, text, chosen.parse_special, &encoder->ids, err);
+    if (status == QR_OK)
+        status = encode_sequence(encoder, second, chosen.parse_special, &encoder->second_ids, err);
+    if (status != QR_OK)
+        return status;
+    size_t added = added_by(items), most = tokenizer->truncation.length;
+    if (chosen.truncate_and_pad)
+        truncate_pair(&tokenizer->truncation, most > added ? most - added : 0, &encoder->ids, &encoder->second_ids);
+    assemble(encoder, items, true, ids, types);
+    if (chosen.truncate_and_pad) {
+        pad(&tokenizer->padding, before, ids);
+        while (types != NULL && types->count - types_before < ids->count - before)
+            QR_VEC_PUSH(types, 0);
+    }
     return QR_OK;
 }

@@ -38,6 +38,7 @@ typedef struct qr_token_table {
     size_t used;
 } qr_token_table;
 
+/* Makes room for lookups; the table is zero or holds texts that were only stored. */
 void qr_token_table_init(qr_token_table *table, size_t expected);
 void qr_token_table_release(qr_token_table *table);
 /* Sets the text of id; the first id that takes a text is what lookups find. */
@@ -213,9 +214,12 @@ typedef struct qr_added_set {
 
 /* ---- Post-processor ---- */
 
+enum { QR_ITEM_TEXT = -1, QR_ITEM_SECOND = -2 };
 typedef struct qr_template_item {
-    int32_t id; /* -1: the sequence */
+    int32_t id;   /* or QR_ITEM_TEXT, QR_ITEM_SECOND: the (second) sequence */
+    uint8_t type; /* token_type_id */
 } qr_template_item;
+typedef QR_VEC(qr_template_item) qr_template_items;
 
 typedef struct qr_padding {
     bool on, fixed, left;
@@ -261,7 +265,8 @@ struct qr_tokenizer {
     qr_scanner_kind fast_scanner;    /* byte mode with one scanner as the whole pre-tokenizer */
     bool fast_prefix_space;
 
-    QR_VEC(qr_template_item) post;   /* with add_special_tokens; empty: the sequence alone */
+    qr_template_items post;          /* with add_special_tokens; empty: the sequence alone */
+    qr_template_items post_pair;     /* of two sequences; empty: one after the other */
     qr_padding padding;
     qr_truncation truncation;
 
@@ -363,7 +368,7 @@ struct qr_encoder {
     QR_VEC(int32_t) nodes;   /* unigram: best id that ends here */
     QR_VEC(uint32_t) starts; /* unigram: where it starts */
     qr_match_data *match;
-    qr_ids ids;              /* of the sequence before the post-processor */
+    qr_ids ids, second_ids;  /* of the sequences before the post-processor */
 
     qr_word_slot *words;     /* byte mode: short words */
     qr_long_slot *longs;

@@ -41,6 +41,7 @@ void qr_tokenizer_destroy(qr_tokenizer *tokenizer)
     QR_VEC_RELEASE(&tokenizer->pretokenizers);
     QR_VEC_RELEASE(&tokenizer->decoders);
     QR_VEC_RELEASE(&tokenizer->post);
+    QR_VEC_RELEASE(&tokenizer->post_pair);
     for (size_t i = 0; i < tokenizer->owned.count; i++)
         qr_free(tokenizer->owned.data[i]);
     QR_VEC_RELEASE(&tokenizer->owned);

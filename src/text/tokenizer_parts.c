@@ -310,10 +310,10 @@ qr_status qr_tokenizer_parse_pretokenizer(qr_tokenizer *tokenizer, const qr_json
 
 /* ---- Post-processor ---- */
 
-static void push_item(qr_tokenizer *tokenizer, int32_t id)
+static void push_item(qr_template_items *items, int32_t id, int64_t type)
 {
-    qr_template_item item = {id};
-    QR_VEC_PUSH(&tokenizer->post, item);
+    qr_template_item item = {id, type > 0 ? 1 : 0};
+    QR_VEC_PUSH(items, item);
 }
 
 /* ["</s>", 2] */
@@ -323,25 +323,31 @@ static int32_t pair_id(const qr_json *json, const char *key)
     return id >= 0 && id < QR_TOKEN_ID_MAX ? (int32_t)id : -1;
 }
 
-/* Puts what a processor adds around what stands there already (an earlier one of a Sequence, or the text). */
-static qr_status wrap_pair(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err)
+/* [CLS] A [SEP] B [SEP]; Roberta doubles the middle one and has no types. */
+static qr_status wrap_pair(qr_tokenizer *tokenizer, const qr_json *json, bool roberta, qr_error *err)
 {
     int32_t before = pair_id(json, "cls"), after = pair_id(json, "sep");
+    int second = roberta ? 0 : 1;
     if (before < 0 || after < 0)
         return qr_fail(err, QR_BAD_FILE, "%s: post_processor: cls or sep is not [token, id]", tokenizer->name);
-    if (tokenizer->post.count == 0)
-        push_item(tokenizer, -1);
-    push_item(tokenizer, after);
-    QR_VEC_RESERVE(&tokenizer->post, tokenizer->post.count + 1);
-    memmove(tokenizer->post.data + 1, tokenizer->post.data, tokenizer->post.count * sizeof(*tokenizer->post.data));
-    tokenizer->post.data[0].id = before;
-    tokenizer->post.count++;
+    tokenizer->post.count = tokenizer->post_pair.count = 0;
+    push_item(&tokenizer->post, before, 0);
+    push_item(&tokenizer->post, QR_ITEM_TEXT, 0);
+    push_item(&tokenizer->post, after, 0);
+    push_item(&tokenizer->post_pair, before, 0);
+    push_item(&tokenizer->post_pair, QR_ITEM_TEXT, 0);
+    push_item(&tokenizer->post_pair, after, 0);
+    if (roberta)
+        push_item(&tokenizer->post_pair, after, 0);
+    push_item(&tokenizer->post_pair, QR_ITEM_SECOND, second);
+    push_item(&tokenizer->post_pair, after, second);
     return QR_OK;
 }
 
-static qr_status template_special(qr_tokenizer *tokenizer, const qr_json *json, const qr_json *item, qr_error *err)
+static qr_status template_special(qr_tokenizer *tokenizer, const qr_json *json, const qr_json *token,
+                                  qr_template_items *items, qr_error *err)
 {
-    qr_str name = qr_json_string(qr_json_get(qr_json_get(item, "SpecialToken"), "id"));
+    qr_str name = qr_json_string(qr_json_get(token, "id"));
     const qr_json *specials = qr_json_get(json, "special_tokens"), *ids = NULL;
     for (void *it = qr_json_iter(specials); it != NULL; it = qr_json_iter_next(specials, it))
         if (qr_str_equal(qr_json_iter_key(it), name))
@@ -351,37 +357,37 @@ static qr_status template_special(qr_tokenizer *tokenizer, const qr_json *json, 
                        (int)QR_MIN(name.len, 40u), name.data != NULL ? name.data : "");
     for (size_t i = 0; i < qr_json_count(ids); i++) {
         int64_t id = qr_json_int(qr_json_at(ids, i), -1);
-        if (id < 0 || id >= QR_TOKEN_ID_MAX)
+        if (id < 0 || id >= QR_TOKEN_ID_MAX || items->count > QR_STEPS_MAX)
             return qr_fail(err, QR_BAD_FILE, "%s: post_processor: id %lld", tokenizer->name, (long long)id);
-        push_item(tokenizer, (int32_t)id);
+        push_item(items, (int32_t)id, qr_json_int(qr_json_get(token, "type_id"), 0));
     }
     return QR_OK;
 }
 
+static qr_status template_items(qr_tokenizer *tokenizer, const qr_json *json, const char *key, qr_template_items *items,
+                                qr_error *err)
+{
+    const qr_json *list = qr_json_get(json, key);
+    qr_status status = QR_OK;
+    items->count = 0;
+    if (qr_json_count(list) > QR_STEPS_MAX)
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: post_processor: template longer than %d", tokenizer->name, QR_STEPS_MAX);
+    for (size_t i = 0; i < qr_json_count(list) && status == QR_OK; i++) {
+        const qr_json *token = qr_json_get(qr_json_at(list, i), "SpecialToken");
+        const qr_json *text = qr_json_get(qr_json_at(list, i), "Sequence");
+        if (token != NULL)
+            status = template_special(tokenizer, json, token, items, err);
+        else if (text != NULL)
+            push_item(items, qr_str_equals(qr_json_string(qr_json_get(text, "id")), "B") ? QR_ITEM_SECOND : QR_ITEM_TEXT,
+                      qr_json_int(qr_json_get(text, "type_id"), 0));
+    }
+    return status;
+}
+
 static qr_status template_step(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err)
 {
-    const qr_json *single = qr_json_get(json, "single");
-    QR_VEC(qr_template_item) inner = {0};
-    qr_status status = QR_OK;
-    for (size_t i = 0; i < tokenizer->post.count; i++)
-        QR_VEC_PUSH(&inner, tokenizer->post.data[i]);
-    tokenizer->post.count = 0;
-    if (inner.count == 0) {
-        qr_template_item item = {-1};
-        QR_VEC_PUSH(&inner, item);
-    }
-    for (size_t i = 0; i < qr_json_count(single) && status == QR_OK; i++) {
-        const qr_json *item = qr_json_at(single, i);
-        if (qr_json_get(item, "SpecialToken") != NULL)
-            status = template_special(tokenizer, json, item, err);
-        for (size_t k = 0; qr_json_get(item, "Sequence") != NULL && k < inner.count; k++)
-            QR_VEC_PUSH(&tokenizer->post, inner.data[k]);
-        if (tokenizer->post.count > QR_STEPS_MAX)
-            status = qr_fail(err, QR_LIMIT_EXCEEDED, "%s: post_processor: template longer than %d", tokenizer->name,
-                             QR_STEPS_MAX);
-    }
-    QR_VEC_RELEASE(&inner);
-    return status;
+    qr_status status = template_items(tokenizer, json, "single", &tokenizer->post, err);
+    return status == QR_OK ? template_items(tokenizer, json, "pair", &tokenizer->post_pair, err) : status;
 }
 
 static qr_status post_leaf(qr_tokenizer *tokenizer, const qr_json *json, qr_str type, qr_error *err)
@@ -391,7 +397,7 @@ static qr_status post_leaf(qr_tokenizer *tokenizer, const qr_json *json, qr_str 
     if (qr_str_equals(type, "TemplateProcessing"))
         return template_step(tokenizer, json, err);
     if (qr_str_equals(type, "BertProcessing") || qr_str_equals(type, "RobertaProcessing"))
-        return wrap_pair(tokenizer, json, err);
+        return wrap_pair(tokenizer, json, qr_str_equals(type, "RobertaProcessing"), err);
     return unknown(tokenizer, "post_processor", type, err);
 }
 

@@ -35,7 +35,8 @@ void qr_token_table_init(qr_token_table *table, size_t expected)
     size_t capacity = 64;
     while (capacity < expected * 2)
         capacity *= 2;
-    *table = (qr_token_table){.mask = capacity - 1};
+    table->mask = capacity - 1;
+    table->used = 0;
     table->slots = qr_calloc(capacity, sizeof(*table->slots));
     table->hashes = qr_calloc(capacity, sizeof(*table->hashes));
     qr_buf_reserve(&table->text, expected * 8 + 64);
