@@ -17,7 +17,8 @@ static qr_status open_net(net_run *run, qr_error *err)
     if (status == QR_OK)
         status = qr_net_bind(run->weights, &run->config, &run->net, err);
     if (status == QR_OK)
-        status = qr_net_load(run->net, run->device, &(qr_net_options){.dtype = o->dtype}, err);
+        status = qr_net_load(run->net, run->device,
+                             &(qr_net_options){.dtype = o->dtype, .positions = o->context_max}, err);
     return status;
 }
 
