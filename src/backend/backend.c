@@ -10,7 +10,10 @@ static const qr_backend *const backends[] = {
     &qr_backend_cpu,
 };
 
-static bool option_is_auto(const char *text) { return text == NULL || text[0] == '\0' || strcmp(text, "auto") == 0; }
+static bool option_is_auto(const char *text)
+{
+    return text == NULL || text[0] == '\0' || strcmp(text, "auto") == 0;
+}
 
 static qr_status open_auto(const qr_device_options *options, qr_device **out, qr_error *err)
 {
@@ -23,13 +26,15 @@ static qr_status open_auto(const qr_device_options *options, qr_device **out, qr
 qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err)
 {
     if (options->threads < 0 || options->threads > 4096)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "threads: must be 0 (all) to 4096, got %d", options->threads);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "threads: must be 0 (all) to 4096, got %d",
+                       options->threads);
     if (option_is_auto(options->device))
         return open_auto(options, out, err);
     for (size_t i = 0; i < QR_COUNT_OF(backends); i++)
         if (strcmp(options->device, backends[i]->name) == 0)
             return backends[i]->open(options, out, err);
-    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu", options->device);
+    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu",
+                   options->device);
 }
 
 void qr_device_close(qr_device *device)
@@ -42,19 +47,27 @@ const char *qr_device_name(const qr_device *device) { return device->backend->na
 const char *qr_device_describe(const qr_device *device) { return device->description; }
 int32_t qr_device_block_size(const qr_device *device) { return device->backend->block_size; }
 int32_t qr_device_batched_tokens(const qr_device *device) { return device->backend->batched_tokens; }
-uint64_t qr_device_memory_available(const qr_device *device) { return device->backend->memory_available(device); }
+uint64_t qr_device_memory_available(const qr_device *device)
+{
+    return device->backend->memory_available(device);
+}
 
 /* ---- Weights ---- */
 
-qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options, qr_error *err)
+qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options,
+                            qr_error *err)
 {
     QR_ASSERT(qr_weight_present(weight) && weight->packed == NULL);
     return device->backend->weight_prepare(device, weight, options, err);
 }
 
-void qr_weight_release(qr_device *device, qr_weight *weight) { device->backend->weight_release(device, weight); }
+void qr_weight_release(qr_device *device, qr_weight *weight)
+{
+    device->backend->weight_release(device, weight);
+}
 
-size_t qr_weight_prepared_bytes(const qr_device *device, const qr_weight *weight, const qr_prepare_options *options)
+size_t qr_weight_prepared_bytes(const qr_device *device, const qr_weight *weight,
+                                const qr_prepare_options *options)
 {
     return device->backend->weight_prepared_bytes(device, weight, options);
 }
@@ -71,7 +84,10 @@ qr_status qr_rope_prepare(qr_device *device, qr_rope_table *table, int64_t posit
     return device->backend->rope_prepare(device, table, positions, err);
 }
 
-void qr_rope_release(qr_device *device, qr_rope_table *table) { device->backend->rope_release(device, table); }
+void qr_rope_release(qr_device *device, qr_rope_table *table)
+{
+    device->backend->rope_release(device, table);
+}
 
 /* ---- KV cache ---- */
 
@@ -100,13 +116,14 @@ int qr_kv_groups(const qr_kv_spec *specs, int n_layers, int32_t group_window[QR_
     return count;
 }
 
-qr_status qr_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks, int32_t block_size,
-                     qr_dtype dtype, qr_kv **out, qr_error *err)
+qr_status qr_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks,
+                     int32_t block_size, qr_dtype dtype, qr_kv **out, qr_error *err)
 {
     int32_t windows[QR_KV_GROUPS_MAX];
     QR_ASSERT(n_layers > 0 && n_blocks > 0 && qr_kv_groups(specs, n_layers, windows) > 0);
     if (block_size < 8 || block_size % 8 != 0 || block_size > 4096)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "block_size: must be a multiple of 8 up to 4096, got %d", block_size);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "block_size: must be a multiple of 8 up to 4096, got %d",
+                       block_size);
     return device->backend->kv_open(device, specs, n_layers, n_blocks, block_size, dtype, out, err);
 }
 

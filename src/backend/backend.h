@@ -15,8 +15,8 @@ struct qr_device {
 struct qr_kv {
     qr_device *device;
     int n_layers, n_groups;
-    const qr_kv_spec *specs;   /* [n_layers], owned */
-    const uint8_t *group;      /* [n_layers], owned */
+    const qr_kv_spec *specs; /* [n_layers], owned */
+    const uint8_t *group;    /* [n_layers], owned */
     int32_t n_blocks, block_size;
     qr_dtype dtype;
 };
@@ -39,7 +39,8 @@ typedef struct qr_backend {
 
     void *(*scratch_open)(qr_device *, size_t bytes, qr_error *); /* NULL: out of memory */
     void (*scratch_close)(qr_device *, void *scratch, size_t bytes);
-    size_t (*linear_scratch_bytes)(const qr_device *, int64_t rows, int64_t cols); /* for quantised activations */
+    size_t (*linear_scratch_bytes)(const qr_device *, int64_t rows,
+                                   int64_t cols); /* for quantised activations */
 
     void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
     qr_status (*step_end)(qr_device *, qr_error *);
@@ -48,9 +49,10 @@ typedef struct qr_backend {
     void (*rmsnorm)(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor y);
     void (*add)(qr_device *, qr_tensor x, qr_tensor y);
     void (*add_rmsnorm)(qr_device *, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y);
-    void (*linear)(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count, qr_tensor *y,
-                   void *scratch);
-    void (*linear_swiglu)(qr_device *, qr_tensor x, const qr_weight *gate, const qr_weight *up, qr_tensor y, void *scratch);
+    void (*linear)(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count,
+                   qr_tensor *y, void *scratch);
+    void (*linear_swiglu)(qr_device *, qr_tensor x, const qr_weight *gate, const qr_weight *up, qr_tensor y,
+                          void *scratch);
     void (*act_mul)(qr_device *, qr_tensor gate, qr_tensor up, qr_activation);
     void (*head_norm)(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
     qr_status (*rope_prepare)(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
@@ -58,8 +60,8 @@ typedef struct qr_backend {
     void (*rope)(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
     void (*kv_store)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
     size_t (*attention_scratch_bytes)(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);
-    void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads, float scale,
-                      qr_tensor y, void *scratch);
+    void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads,
+                      float scale, qr_tensor y, void *scratch);
     void (*gather)(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
 } qr_backend;
 

@@ -21,20 +21,21 @@ typedef struct qr_kv_spec {
 #define QR_KV_GROUPS_MAX 2
 
 typedef struct qr_batch {
-    int32_t n_tokens;            /* rows, > 0 */
+    int32_t n_tokens; /* rows, > 0 */
     int32_t n_seqs;
-    const int32_t *token_ids;    /* [n_tokens] */
-    const int32_t *positions;    /* [n_tokens] absolute */
-    const int32_t *source_row;   /* [n_tokens] -1: the id stands in token_ids (the one legal value today) */
-    const int32_t *seq_of_row;   /* [n_tokens] */
-    const int32_t *seq_start;    /* [n_seqs + 1] first row of each sequence */
-    const int32_t *context_len;  /* [n_seqs] tokens whose KV is there after this step: last position + 1 */
+    const int32_t *token_ids;   /* [n_tokens] */
+    const int32_t *positions;   /* [n_tokens] absolute */
+    const int32_t *source_row;  /* [n_tokens] -1: the id stands in token_ids (the one legal value today) */
+    const int32_t *seq_of_row;  /* [n_tokens] */
+    const int32_t *seq_start;   /* [n_seqs + 1] first row of each sequence */
+    const int32_t *context_len; /* [n_seqs] tokens whose KV is there after this step: last position + 1 */
     int32_t n_groups;
-    const int32_t *block_table[QR_KV_GROUPS_MAX]; /* [n_seqs][table_stride] block ids; -1: out of the window */
+    const int32_t
+        *block_table[QR_KV_GROUPS_MAX]; /* [n_seqs][table_stride] block ids; -1: out of the window */
     int32_t table_stride;
-    int32_t block_size;          /* tokens in a block */
+    int32_t block_size; /* tokens in a block */
     int32_t n_logit_rows;
-    const int32_t *logit_rows;   /* [n_logit_rows] rows whose logits are wanted, ascending */
+    const int32_t *logit_rows; /* [n_logit_rows] rows whose logits are wanted, ascending */
 } qr_batch;
 
 #endif

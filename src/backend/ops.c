@@ -17,7 +17,8 @@ struct qr_ops {
     size_t capacity, used, peak;
     bool planning;
     uint64_t bytes, flops;
-    uint64_t kv_tokens[QR_KV_GROUPS_MAX], kv_pairs[QR_KV_GROUPS_MAX]; /* KV rows read, query-key pairs of a layer */
+    uint64_t kv_tokens[QR_KV_GROUPS_MAX],
+        kv_pairs[QR_KV_GROUPS_MAX]; /* KV rows read, query-key pairs of a layer */
 };
 
 /* ---- Execution ---- */
@@ -27,7 +28,8 @@ qr_status qr_ops_open(qr_device *device, qr_kv *kv, size_t scratch_bytes, qr_ops
     scratch_bytes = QR_ROUND_UP(QR_MAX(scratch_bytes, (size_t)SCRATCH_ALIGN), (size_t)SCRATCH_ALIGN);
     void *scratch = device->backend->scratch_open(device, scratch_bytes, err);
     if (scratch == NULL)
-        return qr_fail(err, QR_OUT_OF_MEMORY, "scratch: %zu bytes: the device has not as much memory", scratch_bytes);
+        return qr_fail(err, QR_OUT_OF_MEMORY, "scratch: %zu bytes: the device has not as much memory",
+                       scratch_bytes);
     qr_ops *ops = qr_calloc(1, sizeof(*ops));
     *ops = (qr_ops){.device = device,
                     .backend = device->backend,
@@ -128,13 +130,19 @@ qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols)
     QR_ASSERT(rows >= 0 && cols > 0);
     size_t bytes = 0;
     QR_ASSERT(qr_size_mul((size_t)rows, (size_t)cols * sizeof(float), &bytes));
-    return (qr_tensor){
-        .data = scratch_take(ops, bytes), .dtype = QR_DTYPE_F32, .rows = rows, .cols = cols, .row_stride = cols};
+    return (qr_tensor){.data = scratch_take(ops, bytes),
+                       .dtype = QR_DTYPE_F32,
+                       .rows = rows,
+                       .cols = cols,
+                       .row_stride = cols};
 }
 
 static bool same_shape(qr_tensor a, qr_tensor b) { return a.rows == b.rows && a.cols == b.cols; }
 
-static bool is_activation(qr_tensor x) { return x.dtype == QR_DTYPE_F32 && x.row_stride >= x.cols && x.cols > 0; }
+static bool is_activation(qr_tensor x)
+{
+    return x.dtype == QR_DTYPE_F32 && x.row_stride >= x.cols && x.cols > 0;
+}
 
 static void count_weight(qr_ops *ops, const qr_weight *w, int64_t rows)
 {
@@ -187,8 +195,8 @@ static void *linear_scratch(qr_ops *ops, qr_tensor x)
     return scratch_take(ops, ops->backend->linear_scratch_bytes(ops->device, x.rows, x.cols));
 }
 
-static void run_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases, int count,
-                       qr_tensor *y)
+static void run_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases,
+                       int count, qr_tensor *y)
 {
     for (int i = 0; i < count; i++) {
         QR_ASSERT(weights[i]->cols == x.cols && y[i].cols == weights[i]->rows && y[i].rows == x.rows);
@@ -201,8 +209,8 @@ static void run_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights
     ops->used = mark;
 }
 
-void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases, int count,
-                  qr_tensor *y)
+void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases,
+                  int count, qr_tensor *y)
 {
     QR_ASSERT(is_activation(x) && count > 0 && count <= QR_LINEAR_MAX);
     for (int i = 0; i < count; i++)
@@ -258,7 +266,8 @@ void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v)
     if (ops->planning)
         return;
     const qr_kv_spec *spec = &ops->kv->specs[layer];
-    QR_ASSERT(layer >= 0 && layer < ops->kv->n_layers && k.cols == (int64_t)spec->n_kv_heads * spec->head_dim);
+    QR_ASSERT(layer >= 0 && layer < ops->kv->n_layers &&
+              k.cols == (int64_t)spec->n_kv_heads * spec->head_dim);
     ops->backend->kv_store(ops->device, ops->kv, layer, ops->batch, k, v);
 }
 

@@ -29,11 +29,13 @@ typedef struct qr_device_options {
 } qr_device_options;
 qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err);
 void qr_device_close(qr_device *device);
-const char *qr_device_name(const qr_device *device);     /* "cpu" */
-const char *qr_device_describe(const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */
+const char *qr_device_name(const qr_device *device); /* "cpu" */
+const char *qr_device_describe(
+    const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */
 uint64_t qr_device_memory_available(const qr_device *device);
-int32_t qr_device_block_size(const qr_device *device);   /* the page size it wants: 16 on the CPU */
-int32_t qr_device_batched_tokens(const qr_device *device); /* a good token budget for a step: 512 on the CPU */
+int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
+int32_t qr_device_batched_tokens(
+    const qr_device *device); /* a good token budget for a step: 512 on the CPU */
 
 /* ---- Weights ---- */
 
@@ -46,10 +48,12 @@ typedef struct qr_prepare_options {
     bool use_as_embedding;
     uint64_t dummy_seed;
 } qr_prepare_options;
-qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options, qr_error *err);
+qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options,
+                            qr_error *err);
 void qr_weight_release(qr_device *device, qr_weight *weight);
 /* What prepare would do, without doing it: bytes copied (0: mapped as it is). For inspect and the memory plan. */
-size_t qr_weight_prepared_bytes(const qr_device *device, const qr_weight *weight, const qr_prepare_options *options);
+size_t qr_weight_prepared_bytes(const qr_device *device, const qr_weight *weight,
+                                const qr_prepare_options *options);
 /* Vectors (norms, biases) become F32 in `arena`-like memory of the device: *out owned by the device until it
  * closes. */
 qr_status qr_vector_prepare(qr_device *device, const qr_weight *weight, const float **out, qr_error *err);
@@ -58,8 +62,8 @@ qr_status qr_vector_prepare(qr_device *device, const qr_weight *weight, const fl
 
 size_t qr_kv_block_bytes(const qr_kv_spec *specs, int n_layers, int32_t block_size, qr_dtype dtype);
 /* specs of all layers; n_blocks per group. Errors: QR_OUT_OF_MEMORY. */
-qr_status qr_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks, int32_t block_size,
-                     qr_dtype dtype, qr_kv **out, qr_error *err);
+qr_status qr_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks,
+                     int32_t block_size, qr_dtype dtype, qr_kv **out, qr_error *err);
 void qr_kv_close(qr_kv *kv);
 int qr_kv_group_of(const qr_kv *kv, int layer);
 /* Groups layers by window: fills group_window[] and returns the count, or -1 when more than QR_KV_GROUPS_MAX. Pure. */
@@ -100,8 +104,8 @@ qr_tensor qr_op_add_rmsnorm(qr_ops *ops, qr_tensor x, qr_tensor y, const float *
 /* y[i] = x W[i]^T (+ bias[i], may be NULL): [T, K] x [N_i, K] -> [T, N_i]; up to 3 matrices that share x, so that x
  * is quantised or converted once and threads are started once. */
 #define QR_LINEAR_MAX 3
-void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases, int count,
-                  qr_tensor *y);
+void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, const float *const *biases,
+                  int count, qr_tensor *y);
 /* The same for one matrix into y [T, N], which the caller took. bias may be NULL. */
 void qr_op_linear_into(qr_ops *ops, qr_tensor x, const qr_weight *weight, const float *bias, qr_tensor y);
 /* silu(x Wg^T) * (x Wu^T): the gated MLP's first half, fused. */
@@ -117,7 +121,7 @@ typedef struct qr_rope_table {
     int32_t rotary_dim;    /* <= head_dim; the rest passes through */
     float scale;           /* of cos and sin (YaRN's attention factor); 1 */
     bool interleaved;      /* pairs (2i, 2i+1) instead of (i, i + rotary_dim / 2) */
-    void *prepared;        /* the backend's: cosines and sines by position, each computed once, when first needed */
+    void *prepared; /* the backend's: cosines and sines by position, each computed once, when first needed */
 } qr_rope_table;
 /* positions: all that qr_op_rope will be asked for lie below it. The table must not move until it is released.
  * Errors: QR_OUT_OF_MEMORY. */

@@ -14,7 +14,15 @@
 #include "model/layers.h"
 #include "model/model.h"
 
-typedef enum qr_dim { QR_DIM_ONE, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_DIM_Q, QR_DIM_KV, QR_DIM_FF, QR_DIM_HEAD } qr_dim;
+typedef enum qr_dim {
+    QR_DIM_ONE,
+    QR_DIM_VOCAB,
+    QR_DIM_HIDDEN,
+    QR_DIM_Q,
+    QR_DIM_KV,
+    QR_DIM_FF,
+    QR_DIM_HEAD
+} qr_dim;
 
 /* Where a row's tensor goes: a qr_weight (matrix, embedding, head) or a const float * (vector). */
 typedef enum qr_role { QR_ROLE_MATRIX, QR_ROLE_VECTOR, QR_ROLE_EMBEDDING, QR_ROLE_HEAD } qr_role;
@@ -26,28 +34,37 @@ typedef struct qr_arch_row {
     qr_role role;
     const char *hf, *gguf; /* "{layer}" stands for the layer's number and makes the row one per layer */
     size_t offset;
-    qr_dim rows, cols;     /* vectors: rows QR_DIM_ONE */
+    qr_dim rows, cols; /* vectors: rows QR_DIM_ONE */
     qr_shard shard;
-    size_t when;           /* 1 + offset of a bool of qr_model_config that must be true; 0: always there */
+    size_t when; /* 1 + offset of a bool of qr_model_config that must be true; 0: always there */
 } qr_arch_row;
 
 #define QR_WHEN(field) (1 + offsetof(qr_model_config, field))
 
 /* Rows as the tables write them; dimensions and sides without their prefix. */
-#define QR_MATRIX(hf, gguf, offset, rows, cols, side) \
-    {QR_ROLE_MATRIX, hf, gguf, offset, QR_DIM_##rows, QR_DIM_##cols, QR_SHARD_##side, 0}
-#define QR_VECTOR(hf, gguf, offset, cols, side, when) \
-    {QR_ROLE_VECTOR, hf, gguf, offset, QR_DIM_ONE, QR_DIM_##cols, QR_SHARD_##side, when}
-#define QR_EMBEDDING(hf, gguf, offset) \
-    {QR_ROLE_EMBEDDING, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0}
-#define QR_HEAD(hf, gguf, offset) {QR_ROLE_HEAD, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0}
+#define QR_MATRIX(hf, gguf, offset, rows, cols, side)                                      \
+    {                                                                                      \
+        QR_ROLE_MATRIX, hf, gguf, offset, QR_DIM_##rows, QR_DIM_##cols, QR_SHARD_##side, 0 \
+    }
+#define QR_VECTOR(hf, gguf, offset, cols, side, when)                                      \
+    {                                                                                      \
+        QR_ROLE_VECTOR, hf, gguf, offset, QR_DIM_ONE, QR_DIM_##cols, QR_SHARD_##side, when \
+    }
+#define QR_EMBEDDING(hf, gguf, offset)                                                     \
+    {                                                                                      \
+        QR_ROLE_EMBEDDING, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0 \
+    }
+#define QR_HEAD(hf, gguf, offset)                                                     \
+    {                                                                                 \
+        QR_ROLE_HEAD, hf, gguf, offset, QR_DIM_VOCAB, QR_DIM_HIDDEN, QR_SHARD_ROWS, 0 \
+    }
 
 /* What forward gets. */
 typedef struct qr_arch_model {
     const qr_model_config *config;
     const qr_rope_table *rope;
-    const void *model;   /* the architecture's model struct */
-    const void *layers;  /* [n_layers] of its layer struct */
+    const void *model;  /* the architecture's model struct */
+    const void *layers; /* [n_layers] of its layer struct */
 } qr_arch_model;
 
 typedef struct qr_arch {

@@ -11,7 +11,10 @@ static const char layer_mark[] = "{layer}";
 static bool is_gguf(const qr_net *net) { return net->config->container == QR_CONTAINER_GGUF; }
 static bool has_weights(const qr_net *net) { return qr_weights_count(net->weights) > 0; }
 
-static const char *row_name(const qr_net *net, const qr_arch_row *row) { return is_gguf(net) ? row->gguf : row->hf; }
+static const char *row_name(const qr_net *net, const qr_arch_row *row)
+{
+    return is_gguf(net) ? row->gguf : row->hf;
+}
 
 static bool is_per_layer(const qr_arch_row *row) { return strstr(row->hf, layer_mark) != NULL; }
 
@@ -55,10 +58,10 @@ static qr_status wrong_shape(const net_tensor *tensor, qr_error *err)
         snprintf(shape + strlen(shape), sizeof(shape) - strlen(shape), "%s%lld", i > 0 ? ", " : "",
                  (long long)entry->shape[i]);
     if (tensor->row->role == QR_ROLE_VECTOR)
-        return qr_fail(err, QR_BAD_FILE, "%s: %s: shape [%s]; the config needs [%lld]", entry->file, entry->name, shape,
-                       (long long)tensor->cols);
-    return qr_fail(err, QR_BAD_FILE, "%s: %s: shape [%s]; the config needs [%lld, %lld]", entry->file, entry->name,
-                   shape, (long long)tensor->rows, (long long)tensor->cols);
+        return qr_fail(err, QR_BAD_FILE, "%s: %s: shape [%s]; the config needs [%lld]", entry->file,
+                       entry->name, shape, (long long)tensor->cols);
+    return qr_fail(err, QR_BAD_FILE, "%s: %s: shape [%s]; the config needs [%lld, %lld]", entry->file,
+                   entry->name, shape, (long long)tensor->rows, (long long)tensor->cols);
 }
 
 static qr_status check_entry(const net_tensor *tensor, qr_error *err)
@@ -68,13 +71,14 @@ static qr_status check_entry(const net_tensor *tensor, qr_error *err)
     if (entry->format == QR_FORMAT_NONE)
         return qr_fail(err, QR_UNSUPPORTED, "%s: %s: type %s is not served", entry->file, entry->name,
                        entry->dtype_name);
-    bool same = vector ? entry->n_dims == 1 && entry->shape[0] == tensor->cols
-                       : entry->n_dims == 2 && entry->shape[0] == tensor->rows && entry->shape[1] == tensor->cols;
+    bool same =
+        vector ? entry->n_dims == 1 && entry->shape[0] == tensor->cols
+               : entry->n_dims == 2 && entry->shape[0] == tensor->rows && entry->shape[1] == tensor->cols;
     if (!same)
         return wrong_shape(tensor, err);
     if (vector && qr_format_get(entry->format)->block != 1)
-        return qr_fail(err, QR_UNSUPPORTED, "%s: %s: a vector in %s; F32, F16 and BF16 are served", entry->file,
-                       entry->name, entry->dtype_name);
+        return qr_fail(err, QR_UNSUPPORTED, "%s: %s: a vector in %s; F32, F16 and BF16 are served",
+                       entry->file, entry->name, entry->dtype_name);
     return QR_OK;
 }
 
@@ -129,8 +133,8 @@ static qr_status bind_row(qr_net *net, const qr_arch_row *row, int32_t layer, qr
                            .rows = dim_value(net->config, row->rows),
                            .cols = dim_value(net->config, row->cols)};
     if (tensor->entry == NULL && has_weights(net))
-        return qr_fail(err, QR_BAD_FILE, "%s: %s: the tensor is missing (%s needs it)", qr_weights_path(net->weights),
-                       name, net->arch->name);
+        return qr_fail(err, QR_BAD_FILE, "%s: %s: the tensor is missing (%s needs it)",
+                       qr_weights_path(net->weights), name, net->arch->name);
     qr_status status = tensor->entry != NULL ? check_entry(tensor, err) : QR_OK;
     if (status != QR_OK)
         return status;
@@ -167,8 +171,9 @@ static qr_status refuse_unknown(const qr_net *net, qr_error *err)
         const qr_weights_entry *entry = qr_weights_at(net->weights, i);
         uint32_t index = 0;
         if (!qr_str_map_get(&known, qr_str_of(entry->name), &index) && !is_ignored(net, entry->name))
-            status = qr_fail(err, QR_BAD_FILE, "%s: %s: unknown tensor; %s with this config has none of this name",
-                             entry->file, entry->name, net->arch->name);
+            status =
+                qr_fail(err, QR_BAD_FILE, "%s: %s: unknown tensor; %s with this config has none of this name",
+                        entry->file, entry->name, net->arch->name);
     }
     qr_str_map_release(&known);
     return status;
@@ -182,14 +187,14 @@ static qr_status bind_freq_factors(qr_net *net, qr_error *err)
         return QR_OK;
     int64_t pairs = (int64_t)((float)net->config->head_dim * net->config->rotary_fraction) / 2;
     if (entry->format != QR_FORMAT_f32 || entry->n_dims != 1 || entry->shape[0] != pairs)
-        return qr_fail(err, QR_BAD_FILE, "%s: rope_freqs.weight: %s with %lld items; needs F32 with %lld", entry->file,
-                       entry->dtype_name, (long long)entry->shape[0], (long long)pairs);
+        return qr_fail(err, QR_BAD_FILE, "%s: rope_freqs.weight: %s with %lld items; needs F32 with %lld",
+                       entry->file, entry->dtype_name, (long long)entry->shape[0], (long long)pairs);
     float *factors = QR_ARENA_ARRAY(&net->arena, float, (size_t)pairs);
     memcpy(factors, entry->data, (size_t)pairs * sizeof(float));
     for (int64_t i = 0; i < pairs; i++)
         if (!(factors[i] > 0))
-            return qr_fail(err, QR_BAD_FILE, "%s: rope_freqs.weight: item %lld is %g, must be positive", entry->file,
-                           (long long)i, (double)factors[i]);
+            return qr_fail(err, QR_BAD_FILE, "%s: rope_freqs.weight: item %lld is %g, must be positive",
+                           entry->file, (long long)i, (double)factors[i]);
     net->freq_factors = factors;
     return QR_OK;
 }

@@ -37,7 +37,8 @@ static qr_activation activation_of(const qr_model_config *config)
     return strcmp(config->activation, "gelu_tanh") == 0 ? QR_ACT_GELU_TANH : QR_ACT_SILU;
 }
 
-void qr_layer_mlp(qr_ops *ops, const qr_model_config *config, const qr_mlp_weights *w, qr_tensor h, qr_tensor out)
+void qr_layer_mlp(qr_ops *ops, const qr_model_config *config, const qr_mlp_weights *w, qr_tensor h,
+                  qr_tensor out)
 {
     size_t mark = qr_ops_mark(ops);
     qr_activation activation = activation_of(config);

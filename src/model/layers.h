@@ -9,13 +9,13 @@
 #include "loader/config.h"
 
 typedef struct qr_attention_weights {
-    qr_weight q, k, v, o;              /* [n_heads d, hidden] [n_kv_heads d, hidden] x 2, [hidden, n_heads d] */
+    qr_weight q, k, v, o; /* [n_heads d, hidden] [n_kv_heads d, hidden] x 2, [hidden, n_heads d] */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL: none */
-    const float *q_norm, *k_norm;      /* [d]; NULL: none */
+    const float *q_norm, *k_norm;                   /* [d]; NULL: none */
 } qr_attention_weights;
 
 typedef struct qr_mlp_weights {
-    qr_weight gate, up, down;          /* [intermediate, hidden] x 2, [hidden, intermediate] */
+    qr_weight gate, up, down;                     /* [intermediate, hidden] x 2, [hidden, intermediate] */
     const float *gate_bias, *up_bias, *down_bias; /* NULL: none */
 } qr_mlp_weights;
 
@@ -26,7 +26,8 @@ void qr_layer_linear(qr_ops *ops, const qr_weight *weight, const float *bias, qr
 void qr_layer_attention(qr_ops *ops, const qr_model_config *config, const qr_rope_table *rope,
                         const qr_attention_weights *w, int layer, qr_tensor h, qr_tensor out);
 /* down(act(gate(h)) * up(h)): h [T, hidden] -> out [T, hidden]. */
-void qr_layer_mlp(qr_ops *ops, const qr_model_config *config, const qr_mlp_weights *w, qr_tensor h, qr_tensor out);
+void qr_layer_mlp(qr_ops *ops, const qr_model_config *config, const qr_mlp_weights *w, qr_tensor h,
+                  qr_tensor out);
 /* Keeps only the rows whose logits are wanted (in the last layer, once its keys and values are stored). */
 void qr_layer_keep_logit_rows(qr_ops *ops, qr_tensor *x, qr_tensor *delta);
 

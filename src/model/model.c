@@ -12,7 +12,8 @@
 static qr_status check_config(const qr_model_config *config, const qr_arch *arch, qr_error *err)
 {
     if (config->quant_method != NULL)
-        return qr_fail(err, QR_UNSUPPORTED, "config: quantization_config.quant_method \"%s\" is not served yet",
+        return qr_fail(err, QR_UNSUPPORTED,
+                       "config: quantization_config.quant_method \"%s\" is not served yet",
                        config->quant_method);
     static const char *const activations[] = {"silu", "gelu", "gelu_tanh"};
     bool known = false;
@@ -27,7 +28,8 @@ static bool layer_slides(const qr_model_config *config, int32_t layer)
 {
     if (config->sliding_window <= 0)
         return false;
-    return config->layer_sliding != NULL ? config->layer_sliding[layer] != 0 : layer >= config->sliding_first_layer;
+    return config->layer_sliding != NULL ? config->layer_sliding[layer] != 0
+                                         : layer >= config->sliding_first_layer;
 }
 
 static void make_specs(qr_net *net)
@@ -35,7 +37,8 @@ static void make_specs(qr_net *net)
     const qr_model_config *config = net->config;
     net->specs = QR_ARENA_ARRAY(&net->arena, qr_kv_spec, (size_t)config->n_layers);
     for (int32_t i = 0; i < config->n_layers; i++) {
-        int64_t window = layer_slides(config, i) && config->sliding_window < INT32_MAX ? config->sliding_window : 0;
+        int64_t window =
+            layer_slides(config, i) && config->sliding_window < INT32_MAX ? config->sliding_window : 0;
         net->specs[i] = (qr_kv_spec){.kind = QR_KV_PAGED,
                                      .n_kv_heads = config->n_kv_heads,
                                      .head_dim = config->head_dim,
@@ -48,8 +51,8 @@ static qr_status bind(qr_net *net, qr_error *err)
     const qr_model_config *config = net->config;
     net->arch = qr_arch_find(config->architecture);
     if (net->arch == NULL)
-        return qr_fail(err, QR_UNSUPPORTED, "%s: architecture \"%s\" is not served", qr_weights_path(net->weights),
-                       config->architecture);
+        return qr_fail(err, QR_UNSUPPORTED, "%s: architecture \"%s\" is not served",
+                       qr_weights_path(net->weights), config->architecture);
     qr_status status = check_config(config, net->arch, err);
     if (status != QR_OK)
         return status;
@@ -103,7 +106,8 @@ static qr_dtype dtype_of(qr_format format)
     return format == QR_FORMAT_f32 ? QR_DTYPE_F32 : format == QR_FORMAT_f16 ? QR_DTYPE_F16 : QR_DTYPE_BF16;
 }
 
-static qr_prepare_options prepare_options(const qr_net *net, const net_tensor *tensor, const qr_net_options *options)
+static qr_prepare_options prepare_options(const qr_net *net, const net_tensor *tensor,
+                                          const qr_net_options *options)
 {
     qr_dtype own = is_dense(tensor->weight.format) ? dtype_of(tensor->weight.format) : net->config->dtype;
     return (qr_prepare_options){.compute = options->dtype >= 0 ? (qr_dtype)options->dtype : own,
@@ -113,8 +117,9 @@ static qr_prepare_options prepare_options(const qr_net *net, const net_tensor *t
 
 static uint64_t tensor_bytes(const net_tensor *tensor)
 {
-    return tensor->entry != NULL ? tensor->entry->bytes : qr_format_row_bytes(tensor->weight.format, tensor->cols) *
-                                                              (uint64_t)tensor->rows;
+    return tensor->entry != NULL
+               ? tensor->entry->bytes
+               : qr_format_row_bytes(tensor->weight.format, tensor->cols) * (uint64_t)tensor->rows;
 }
 
 /* Dummy vectors: norms of one, biases of zero, so that activations keep their size. */
@@ -129,7 +134,8 @@ static qr_weight dummy_vector(qr_net *net, const net_tensor *tensor)
     return weight;
 }
 
-static qr_status load_tensor(qr_net *net, const net_tensor *tensor, const qr_net_options *options, qr_error *err)
+static qr_status load_tensor(qr_net *net, const net_tensor *tensor, const qr_net_options *options,
+                             qr_error *err)
 {
     if (tensor->vector != NULL) {
         qr_weight weight = options->dummy_seed != 0 ? dummy_vector(net, tensor) : tensor->weight;
@@ -192,10 +198,12 @@ qr_net_tensor qr_net_tensor_at(const qr_net *net, size_t index)
     return (qr_net_tensor){.entry = tensor->entry,
                            .is_matrix = tensor->matrix != NULL,
                            .rows = tensor->rows,
-                           .cols = tensor->cols};
+                           .cols = tensor->cols,
+                           .prepared = tensor->matrix};
 }
 
-void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_options *options, qr_net_memory *memory)
+void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_options *options,
+                 qr_net_memory *memory)
 {
     *memory = (qr_net_memory){0};
     for (size_t i = 0; i < net->tensor_count; i++) {

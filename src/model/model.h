@@ -33,21 +33,22 @@ void qr_net_free(qr_net *net); /* NULL is allowed */
 /* ---- Facts (after bind) ---- */
 
 const qr_model_config *qr_net_config(const qr_net *net);
-const char *qr_net_architecture(const qr_net *net);              /* "llama" */
+const char *qr_net_architecture(const qr_net *net);                  /* "llama" */
 const qr_kv_spec *qr_net_kv_specs(const qr_net *net, int *n_layers); /* one per layer */
-uint64_t qr_net_parameters(const qr_net *net);                   /* a tied output head counts once */
-int32_t qr_net_vocab(const qr_net *net);                         /* rows of the output head */
-bool qr_net_tied(const qr_net *net);                             /* the head is the embedding */
+uint64_t qr_net_parameters(const qr_net *net);                       /* a tied output head counts once */
+int32_t qr_net_vocab(const qr_net *net);                             /* rows of the output head */
+bool qr_net_tied(const qr_net *net);                                 /* the head is the embedding */
 /* The dtype that --kv-cache-dtype auto means: F32 for F32 checkpoints, BF16 for BF16, else F16. */
 qr_dtype qr_net_kv_dtype(const qr_net *net, const qr_net_options *options);
 
 typedef struct qr_net_memory {
-    uint64_t mapped_bytes;  /* used in place, in the file's pages */
-    uint64_t copied_bytes;  /* packed matrices, norms and biases */
-    uint64_t read_bytes;    /* weight bytes that a step of one token reads */
+    uint64_t mapped_bytes; /* used in place, in the file's pages */
+    uint64_t copied_bytes; /* packed matrices, norms and biases */
+    uint64_t read_bytes;   /* weight bytes that a step of one token reads */
 } qr_net_memory;
 /* What loading on this device takes, without loading. */
-void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_options *options, qr_net_memory *memory);
+void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_options *options,
+                 qr_net_memory *memory);
 
 /* Bytes of scratch that a step needs at most: n_tokens rows in up to n_seqs sequences with contexts up to
  * context_max, logits of up to logit_rows rows at a time, and n_logit_rows rows of hidden states. */
@@ -62,6 +63,7 @@ typedef struct qr_net_tensor {
     const qr_weights_entry *entry;
     bool is_matrix;
     int64_t rows, cols;
+    const qr_weight *prepared; /* matrices: the weight as it runs; NULL for vectors */
 } qr_net_tensor;
 size_t qr_net_tensor_count(const qr_net *net);
 qr_net_tensor qr_net_tensor_at(const qr_net *net, size_t index);

@@ -9,11 +9,11 @@
 /* A tensor of the checkpoint and where it goes. */
 typedef struct net_tensor {
     const qr_arch_row *row;
-    const char *name;               /* arena */
-    const qr_weights_entry *entry;  /* NULL: a net without weights (load format dummy) */
+    const char *name;              /* arena */
+    const qr_weights_entry *entry; /* NULL: a net without weights (load format dummy) */
     int64_t rows, cols;
-    qr_weight weight;               /* vectors: the source of `*vector` */
-    qr_weight *matrix;              /* in the architecture's struct, or NULL */
+    qr_weight weight;  /* vectors: the source of `*vector` */
+    qr_weight *matrix; /* in the architecture's struct, or NULL */
     const float **vector;
 } net_tensor;
 
@@ -22,15 +22,15 @@ struct qr_net {
     const qr_model_config *config;
     const qr_arch *arch;
     qr_arena arena;
-    void *model, *layers;           /* the architecture's structs */
+    void *model, *layers; /* the architecture's structs */
     net_tensor *tensors;
     size_t tensor_count, tensor_max;
     const qr_weight *embedding, *head;
-    const float *freq_factors;      /* GGUF's rope_freqs.weight, or NULL */
-    qr_kv_spec *specs;              /* [n_layers] */
+    const float *freq_factors; /* GGUF's rope_freqs.weight, or NULL */
+    qr_kv_spec *specs;         /* [n_layers] */
     qr_rope_table rope;
     uint64_t parameters;
-    qr_device *device;              /* once loaded */
+    qr_device *device; /* once loaded */
 };
 
 qr_status qr_net_bind_tensors(qr_net *net, qr_error *err);

@@ -36,7 +36,8 @@ typedef struct yarn_range {
 
 static yarn_range yarn_find(const qr_rope_config *rope, int32_t dims)
 {
-    yarn_range range = {yarn_dimension(rope, rope->beta_fast, dims), yarn_dimension(rope, rope->beta_slow, dims)};
+    yarn_range range = {yarn_dimension(rope, rope->beta_fast, dims),
+                        yarn_dimension(rope, rope->beta_slow, dims)};
     if (rope->truncate) {
         range.low = floor(range.low);
         range.high = ceil(range.high);
@@ -54,7 +55,10 @@ static double yarn_frequency(const qr_rope_config *rope, yarn_range range, int32
     return inv_freq / rope->factor * ramp + inv_freq * (1 - ramp);
 }
 
-static double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1; }
+static double yarn_mscale(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
 
 static double yarn_attention_factor(const qr_rope_config *rope)
 {
@@ -69,20 +73,24 @@ static qr_status check(const qr_model_config *config, qr_error *err)
 {
     const qr_rope_config *rope = &config->rope;
     if (qr_rope_dims(config) < 2)
-        return qr_fail(err, QR_BAD_FILE, "config: rope: %d of %d head dimensions rotate; 2 at least", qr_rope_dims(config),
-                       config->head_dim);
+        return qr_fail(err, QR_BAD_FILE, "config: rope: %d of %d head dimensions rotate; 2 at least",
+                       qr_rope_dims(config), config->head_dim);
     if (rope->kind == QR_ROPE_NONE || rope->kind == QR_ROPE_DYNAMIC)
-        return qr_fail(err, QR_UNSUPPORTED, "config: rope type \"%s\" is not served yet (default, linear, llama3, yarn are)",
+        return qr_fail(err, QR_UNSUPPORTED,
+                       "config: rope type \"%s\" is not served yet (default, linear, llama3, yarn are)",
                        rope->kind == QR_ROPE_NONE ? "none" : "dynamic");
     if (!(rope->theta > 1))
         return qr_fail(err, QR_BAD_FILE, "config: rope_theta: must be above 1, got %g", rope->theta);
     if (rope->kind != QR_ROPE_DEFAULT && !(rope->factor >= 1))
-        return qr_fail(err, QR_BAD_FILE, "config: rope scaling factor: must be at least 1, got %g", rope->factor);
+        return qr_fail(err, QR_BAD_FILE, "config: rope scaling factor: must be at least 1, got %g",
+                       rope->factor);
     bool needs_original = rope->kind == QR_ROPE_LLAMA3 || rope->kind == QR_ROPE_YARN;
     if (needs_original && rope->original_max_position < 1)
         return qr_fail(err, QR_BAD_FILE, "config: rope: original_max_position_embeddings is missing");
-    if (rope->kind == QR_ROPE_LLAMA3 && !(rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor))
-        return qr_fail(err, QR_BAD_FILE, "config: rope llama3: low_freq_factor %g must be below high_freq_factor %g",
+    if (rope->kind == QR_ROPE_LLAMA3 &&
+        !(rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor))
+        return qr_fail(err, QR_BAD_FILE,
+                       "config: rope llama3: low_freq_factor %g must be below high_freq_factor %g",
                        rope->low_freq_factor, rope->high_freq_factor);
     if (rope->kind == QR_ROPE_YARN && !(rope->beta_slow > 0 && rope->beta_fast > 0))
         return qr_fail(err, QR_BAD_FILE, "config: rope yarn: beta_fast %g and beta_slow %g must be positive",
@@ -90,8 +98,8 @@ static qr_status check(const qr_model_config *config, qr_error *err)
     return QR_OK;
 }
 
-qr_status qr_rope_make(const qr_model_config *config, const float *freq_factors, qr_arena *arena, qr_rope_table *table,
-                       qr_error *err)
+qr_status qr_rope_make(const qr_model_config *config, const float *freq_factors, qr_arena *arena,
+                       qr_rope_table *table, qr_error *err)
 {
     qr_status status = check(config, err);
     if (status != QR_OK)

@@ -16,8 +16,8 @@ typedef struct golden_case {
     char name[64], path[512];
     int32_t prompt_count, greedy_count, vocab;
     qr_file_map map;
-    const int32_t *ids;       /* prompt, then greedy */
-    const float *logits;      /* [prompt_count + greedy_count - 1][vocab] */
+    const int32_t *ids;  /* prompt, then greedy */
+    const float *logits; /* [prompt_count + greedy_count - 1][vocab] */
     int32_t rows;
 } golden_case;
 
@@ -47,8 +47,8 @@ static void read_manifest(golden_list *list)
     char line[600], path[400];
     while (fgets(line, sizeof(line), file) != NULL) {
         golden_case *c = &list->cases[list->count];
-        if (line[0] == '#' || sscanf(line, "%63s %399s %d %d %d", c->name, path, &c->prompt_count, &c->greedy_count,
-                                     &c->vocab) != 5)
+        if (line[0] == '#' || sscanf(line, "%63s %399s %d %d %d", c->name, path, &c->prompt_count,
+                                     &c->greedy_count, &c->vocab) != 5)
             continue;
         snprintf(c->path, sizeof(c->path), MODELS "/%s", path);
         read_case(c);
@@ -123,12 +123,14 @@ static int check_case(const golden_case *c, const char *isa)
     bool exact = is_exact(&run, isa);
     int wrong_tokens = 0;
     for (int32_t k = 0; k < c->greedy_count; k++)
-        if (net_run_argmax(logits + (c->prompt_count - 1 + k) * c->vocab, c->vocab) != c->ids[c->prompt_count + k])
+        if (net_run_argmax(logits + (c->prompt_count - 1 + k) * c->vocab, c->vocab) !=
+            c->ids[c->prompt_count + k])
             wrong_tokens++;
     double bound = exact ? 1e-4 : 5e-2;
     bool ok = worst <= bound && (!exact || wrong_tokens == 0);
-    print_message("%-26s %-8s max|diff|/max|ref| %.2e, greedy tokens off %d/%d%s%s\n", c->name, isa, worst, wrong_tokens,
-                  c->greedy_count, exact ? "" : " (8-bit activations)", ok ? "" : "  <-- FAILED");
+    print_message("%-26s %-8s max|diff|/max|ref| %.2e, greedy tokens off %d/%d%s%s\n", c->name, isa, worst,
+                  wrong_tokens, c->greedy_count, exact ? "" : " (8-bit activations)",
+                  ok ? "" : "  <-- FAILED");
     net_run_close(&run);
     return ok ? 0 : 1;
 }
@@ -155,7 +157,8 @@ static int check_chunks(const golden_case *c, const char *isa)
     open_case(&run, c, isa, 2);
     size_t floats = (size_t)c->rows * (size_t)c->vocab;
     float *whole = qr_calloc(floats, sizeof(float));
-    memcpy(whole, net_run_step(&run, &(net_run_rows){0, 0, c->rows, c->ids}, 1, true), floats * sizeof(float));
+    memcpy(whole, net_run_step(&run, &(net_run_rows){0, 0, c->rows, c->ids}, 1, true),
+           floats * sizeof(float));
     static const int32_t sizes[] = {7, 1, 16, 3, 9, 1, 1};
     int wrong = 0;
     for (int32_t start = 0, i = 0, count; start < c->rows; start += count, i++) {
@@ -168,7 +171,8 @@ static int check_chunks(const golden_case *c, const char *isa)
                             (size_t)c->vocab * sizeof(float)) != 0;
     }
     if (wrong > 0)
-        print_message("%s on %s: %d of %d rows differ between whole and chunked\n", c->name, isa, wrong, c->rows);
+        print_message("%s on %s: %d of %d rows differ between whole and chunked\n", c->name, isa, wrong,
+                      c->rows);
     qr_free(whole);
     net_run_close(&run);
     return wrong;

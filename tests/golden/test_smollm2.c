@@ -41,8 +41,14 @@ static void open_model(net_run *run, const char *isa, int32_t rows)
     if (path == NULL)
         skip();
     qr_error err = {0};
-    net_run_options options = {.path = path, .isa = isa, .dtype = -1, .kv_dtype = -1, .context_max = 1024,
-                               .seqs_max = 1, .block_size = 16, .rows_max = rows};
+    net_run_options options = {.path = path,
+                               .isa = isa,
+                               .dtype = -1,
+                               .kv_dtype = -1,
+                               .context_max = 1024,
+                               .seqs_max = 1,
+                               .block_size = 16,
+                               .rows_max = rows};
     qr_status status = net_run_open(run, &options, &err);
     qr_free(path);
     if (status != QR_OK)
@@ -75,11 +81,13 @@ static void the_chat_answer_is_the_reference_s(void **state)
     int right = 0;
     for (int32_t k = 0; k < greedy; k++) {
         for (int32_t j = 0; j < top; j++)
-            worst_top = fmax(worst_top, fabs((double)logits[top_ids[k * top + j]] - (double)top_values[k * top + j]));
+            worst_top =
+                fmax(worst_top, fabs((double)logits[top_ids[k * top + j]] - (double)top_values[k * top + j]));
         right += net_run_argmax(logits, vocab) == ids[prompt + k];
         logits = net_run_step(&run, &(net_run_rows){0, prompt + k, 1, ids + prompt + k}, 1, false);
     }
-    print_message("greedy %d of %d; top logits differ by at most %.3f of %.1f\n", right, greedy, worst_top, largest);
+    print_message("greedy %d of %d; top logits differ by at most %.3f of %.1f\n", right, greedy, worst_top,
+                  largest);
     assert_int_equal(right, greedy);
     net_run_close(&run);
     qr_file_map_close(&map);

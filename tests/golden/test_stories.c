@@ -41,8 +41,15 @@ static void open_model(net_run *run, const char *name, const char *isa, int dtyp
     char path[600];
     qr_error err = {0};
     snprintf(path, sizeof(path), "%s/%s", folder(), name);
-    net_run_options options = {.path = path, .isa = isa, .threads = 2, .dtype = dtype, .kv_dtype = dtype,
-                               .context_max = IDS_MAX, .seqs_max = 1, .block_size = 16, .rows_max = 256};
+    net_run_options options = {.path = path,
+                               .isa = isa,
+                               .threads = 2,
+                               .dtype = dtype,
+                               .kv_dtype = dtype,
+                               .context_max = IDS_MAX,
+                               .seqs_max = 1,
+                               .block_size = 16,
+                               .rows_max = 256};
     if (net_run_open(run, &options, &err) != QR_OK)
         fail_msg("%s", err.message);
 }
@@ -101,7 +108,9 @@ static double forced_difference(net_run *run, const qr_json *forced)
 static bool machine_has(const char *isa)
 {
     const qr_cpu_features *cpu = qr_cpu_detect();
-    return strcmp(isa, "avx512") == 0 ? cpu->avx512 && cpu->avx512_vnni : strcmp(isa, "avx2") == 0 ? cpu->avx2 : true;
+    return strcmp(isa, "avx512") == 0 ? cpu->avx512 && cpu->avx512_vnni
+           : strcmp(isa, "avx2") == 0 ? cpu->avx2
+                                      : true;
 }
 
 static void both_containers_reproduce_the_recorded_runs(void **state)
@@ -120,8 +129,8 @@ static void both_containers_reproduce_the_recorded_runs(void **state)
             for (size_t g = 0; g < qr_json_count(generations); g++)
                 wrong += greedy_differences(&run, qr_json_at(generations, g));
             double worst = forced_difference(&run, qr_json_get(json, "teacher_forced"));
-            print_message("%-26s %-8s ids that differ %d; log-probabilities differ by at most %.2e\n", names[n], isas[i],
-                          wrong, worst);
+            print_message("%-26s %-8s ids that differ %d; log-probabilities differ by at most %.2e\n",
+                          names[n], isas[i], wrong, worst);
             assert_int_equal(wrong, 0);
             assert_true(worst < 2e-5); /* the file records six decimals */
             net_run_close(&run);

@@ -26,11 +26,14 @@ typedef struct world {
     qr_kv *kv;
     qr_ops *ops;
     float *q, *k, *v;
-    int32_t stride;               /* blocks of a sequence */
+    int32_t stride; /* blocks of a sequence */
     int32_t table[SEQS_MAX * 512];
 } world;
 
-static float uniform(uint64_t *rng) { return (float)((double)(qr_rng_next(rng) >> 40) / (double)(1 << 23) - 1); }
+static float uniform(uint64_t *rng)
+{
+    return (float)((double)(qr_rng_next(rng) >> 40) / (double)(1 << 23) - 1);
+}
 static int32_t between(uint64_t *rng, int32_t low, int32_t high)
 {
     return low + (int32_t)(qr_rng_next(rng) % (uint64_t)(high - low + 1));
@@ -59,7 +62,8 @@ static void world_open(world *w, const shape *s, const char *isa, int threads, u
 {
     qr_error err = {0};
     *w = (world){.s = *s};
-    if (qr_device_open(&(qr_device_options){.device = "cpu", .isa = isa, .threads = threads}, &w->device, &err))
+    if (qr_device_open(&(qr_device_options){.device = "cpu", .isa = isa, .threads = threads}, &w->device,
+                       &err))
         fail_msg("%s", err.message);
     w->stride = (longest(s) + s->block_size - 1) / s->block_size;
     assert_true(w->stride * s->seqs <= (int32_t)QR_COUNT_OF(w->table));
@@ -109,13 +113,15 @@ static qr_tensor matrix(float *data, int64_t rows, size_t cols)
 static void step(world *w, const int32_t *start, const int32_t *count, float *out)
 {
     const shape *s = &w->s;
-    int32_t positions[ROWS_MAX], seq_of[ROWS_MAX], starts[SEQS_MAX + 1] = {0}, context[SEQS_MAX], which[SEQS_MAX];
+    int32_t positions[ROWS_MAX], seq_of[ROWS_MAX], starts[SEQS_MAX + 1] = {0}, context[SEQS_MAX],
+                                                                     which[SEQS_MAX];
     int32_t table[SEQS_MAX * 512], n = 0, rows = 0, length = longest(s);
     size_t total = 0;
     for (int32_t seq = 0; seq < s->seqs; seq++)
         total += (size_t)count[seq];
     float *q = qr_calloc(total * q_cols(s), sizeof(float));
-    float *k = qr_calloc(total * kv_cols(s), sizeof(float)), *v = qr_calloc(total * kv_cols(s), sizeof(float));
+    float *k = qr_calloc(total * kv_cols(s), sizeof(float)),
+          *v = qr_calloc(total * kv_cols(s), sizeof(float));
     for (int32_t seq = 0; seq < s->seqs; seq++) {
         if (count[seq] == 0)
             continue;
@@ -123,7 +129,8 @@ static void step(world *w, const int32_t *start, const int32_t *count, float *ou
         context[n] = start[seq] + count[seq];
         int32_t first = s->window > 0 ? QR_MAX(0, start[seq] - s->window + 1) / s->block_size : 0;
         for (int32_t b = 0; b < w->stride; b++)
-            table[n * w->stride + b] = b < first || b * s->block_size >= context[n] ? -1 : w->table[seq * w->stride + b];
+            table[n * w->stride + b] =
+                b < first || b * s->block_size >= context[n] ? -1 : w->table[seq * w->stride + b];
         for (int32_t i = 0; i < count[seq]; i++, rows++) {
             size_t token = (size_t)(seq * length + start[seq] + i);
             positions[rows] = start[seq] + i;
@@ -134,12 +141,20 @@ static void step(world *w, const int32_t *start, const int32_t *count, float *ou
         }
         starts[++n] = rows;
     }
-    qr_batch batch = {.n_tokens = rows, .n_seqs = n, .positions = positions, .seq_of_row = seq_of, .seq_start = starts,
-                      .context_len = context, .block_table = {table, table}, .table_stride = w->stride,
-                      .block_size = s->block_size, .n_groups = 2};
+    qr_batch batch = {.n_tokens = rows,
+                      .n_seqs = n,
+                      .positions = positions,
+                      .seq_of_row = seq_of,
+                      .seq_start = starts,
+                      .context_len = context,
+                      .block_table = {table, table},
+                      .table_stride = w->stride,
+                      .block_size = s->block_size,
+                      .n_groups = 2};
     qr_ops_begin(w->ops, &batch);
     qr_op_kv_store(w->ops, 1, matrix(k, rows, kv_cols(s)), matrix(v, rows, kv_cols(s)));
-    qr_tensor y = qr_op_attention(w->ops, 1, matrix(q, rows, q_cols(s)), s->n_heads, 1 / sqrtf((float)s->dim));
+    qr_tensor y =
+        qr_op_attention(w->ops, 1, matrix(q, rows, q_cols(s)), s->n_heads, 1 / sqrtf((float)s->dim));
     for (int32_t row = 0; row < rows; row++)
         memcpy(out + (size_t)(which[seq_of[row]] * length + positions[row]) * q_cols(s),
                (float *)y.data + row * y.row_stride, q_cols(s) * sizeof(float));
@@ -180,8 +195,11 @@ static double row_error(const world *w, int32_t seq, int32_t token, const float 
         for (int32_t d = 0; d < s->dim; d++) {
             double y = 0;
             for (int32_t j = first; j <= token; j++)
-                y += p[j] * rounded(w->v[(size_t)(seq * length + j) * kv_cols(s) + (size_t)(kv * s->dim + d)], s->dtype);
-            double diff = fabs(y / sum - (double)out[(size_t)(seq * length + token) * q_cols(s) + (size_t)(head * s->dim + d)]);
+                y += p[j] * rounded(w->v[(size_t)(seq * length + j) * kv_cols(s) + (size_t)(kv * s->dim + d)],
+                                    s->dtype);
+            double diff =
+                fabs(y / sum -
+                     (double)out[(size_t)(seq * length + token) * q_cols(s) + (size_t)(head * s->dim + d)]);
             if (!(diff <= worst))
                 worst = isnan(diff) ? INFINITY : diff;
         }
@@ -225,8 +243,9 @@ static void run_chunks(world *w, uint64_t *rng, int32_t chunk_max, float *out)
 
 static void print_shape(const shape *s, const char *isa, const char *what)
 {
-    print_message("%s: heads %d/%d dim %d window %d block %d %s lengths %d %d %d: %s\n", isa, s->n_heads, s->n_kv, s->dim,
-                  s->window, s->block_size, qr_dtype_name(s->dtype), s->length[0], s->length[1], s->length[2], what);
+    print_message("%s: heads %d/%d dim %d window %d block %d %s lengths %d %d %d: %s\n", isa, s->n_heads,
+                  s->n_kv, s->dim, s->window, s->block_size, qr_dtype_name(s->dtype), s->length[0],
+                  s->length[1], s->length[2], what);
 }
 
 /* 1: the shape fails. The error bound is some roundings of sums of up to 600 products of numbers below 1. */
@@ -242,7 +261,8 @@ static int check_shape(const shape *s, const char *isa, uint64_t seed)
     run_whole(&w, whole);
     double worst = 0;
     for (int32_t seq = 0; seq < s->seqs; seq++)
-        for (int32_t token = 0; token < s->length[seq]; token += token < 40 || token > s->length[seq] - 40 ? 1 : 13)
+        for (int32_t token = 0; token < s->length[seq];
+             token += token < 40 || token > s->length[seq] - 40 ? 1 : 13)
             worst = fmax(worst, row_error(&w, seq, token, whole));
     if (!(worst < 4e-6)) {
         print_shape(s, isa, "wrong");
@@ -272,7 +292,9 @@ static int check_shape(const shape *s, const char *isa, uint64_t seed)
 static bool machine_has(const char *isa)
 {
     const qr_cpu_features *cpu = qr_cpu_detect();
-    return strcmp(isa, "avx512") == 0 ? cpu->avx512 && cpu->avx512_vnni : strcmp(isa, "avx2") == 0 ? cpu->avx2 : true;
+    return strcmp(isa, "avx512") == 0 ? cpu->avx512 && cpu->avx512_vnni
+           : strcmp(isa, "avx2") == 0 ? cpu->avx2
+                                      : true;
 }
 
 static const char *const isas[] = {"generic", "avx2", "avx512"};
@@ -290,12 +312,12 @@ static void usual_shapes_are_right_and_bit_equal_however_they_are_cut(void **sta
 {
     (void)state;
     static const shape shapes[] = {
-        {9, 3, 64, 0, 16, 2, {530, 40}, QR_DTYPE_F16},    {4, 4, 64, 0, 16, 1, {300}, QR_DTYPE_BF16},
-        {8, 2, 128, 0, 16, 1, {270}, QR_DTYPE_F32},       {32, 1, 16, 0, 16, 1, {65}, QR_DTYPE_F16},
-        {7, 7, 8, 0, 16, 3, {60, 17, 33}, QR_DTYPE_F32},  {6, 2, 80, 20, 16, 2, {90, 300}, QR_DTYPE_BF16},
-        {2, 1, 256, 0, 32, 1, {280}, QR_DTYPE_F16},       {5, 1, 24, 300, 8, 1, {700}, QR_DTYPE_F32},
-        {4, 2, 64, 1, 16, 1, {40}, QR_DTYPE_F16},         {8, 8, 96, 0, 512, 1, {600}, QR_DTYPE_F16},
-        {60, 1, 8, 0, 16, 1, {30}, QR_DTYPE_F32},         {3, 1, 64, 256, 24, 2, {520, 20}, QR_DTYPE_BF16},
+        {9, 3, 64, 0, 16, 2, {530, 40}, QR_DTYPE_F16},   {4, 4, 64, 0, 16, 1, {300}, QR_DTYPE_BF16},
+        {8, 2, 128, 0, 16, 1, {270}, QR_DTYPE_F32},      {32, 1, 16, 0, 16, 1, {65}, QR_DTYPE_F16},
+        {7, 7, 8, 0, 16, 3, {60, 17, 33}, QR_DTYPE_F32}, {6, 2, 80, 20, 16, 2, {90, 300}, QR_DTYPE_BF16},
+        {2, 1, 256, 0, 32, 1, {280}, QR_DTYPE_F16},      {5, 1, 24, 300, 8, 1, {700}, QR_DTYPE_F32},
+        {4, 2, 64, 1, 16, 1, {40}, QR_DTYPE_F16},        {8, 8, 96, 0, 512, 1, {600}, QR_DTYPE_F16},
+        {60, 1, 8, 0, 16, 1, {30}, QR_DTYPE_F32},        {3, 1, 64, 256, 24, 2, {520, 20}, QR_DTYPE_BF16},
     };
     int failed = 0;
     for (size_t i = 0; i < QR_COUNT_OF(shapes); i++)
@@ -309,7 +331,8 @@ static void odd_shapes_are_right_and_bit_equal_however_they_are_cut(void **state
     uint64_t rng = 7;
     int failed = 0;
     for (int i = 0; i < 24; i++) {
-        static const int32_t dims[] = {8, 16, 40, 64, 72, 2, 18, 36, 100, 130}, blocks[] = {8, 16, 16, 24, 40, 128};
+        static const int32_t dims[] = {8, 16, 40, 64, 72, 2, 18, 36, 100, 130},
+                             blocks[] = {8, 16, 16, 24, 40, 128};
         shape s = {.n_kv = between(&rng, 1, 4),
                    .dim = dims[between(&rng, 0, (int32_t)QR_COUNT_OF(dims) - 1)],
                    .window = between(&rng, 0, 1) ? between(&rng, 1, 100) : 0,

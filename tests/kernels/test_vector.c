@@ -69,7 +69,8 @@ static void check_norms(const cpu_vector_kernels *k)
             sum += (double)r.x[i] * r.x[i];
             sum_of_both += (double)(r.x[i] + r.y[i]) * (r.x[i] + r.y[i]);
         }
-        double inverse = 1 / sqrt(sum / (double)n + 1e-5), inverse_of_both = 1 / sqrt(sum_of_both / (double)n + 1e-5);
+        double inverse = 1 / sqrt(sum / (double)n + 1e-5),
+               inverse_of_both = 1 / sqrt(sum_of_both / (double)n + 1e-5);
         k->rmsnorm(r.x, r.w, 1e-5f, n, r.z);
         for (int64_t i = 0; i < n; i++)
             assert_near(r.z[i], r.x[i] * inverse * r.w[i], 1e-6, 1e-30);
@@ -94,10 +95,13 @@ static void rms_norm_matches_double_arithmetic(void **state)
 
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double gelu(double x) { return x / 2 * (1 + erf(x / sqrt(2))); }
-static double gelu_tanh(double x) { return x / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
+static double gelu_tanh(double x)
+{
+    return x / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
 
-static void check_activation(void (*kernel)(float *, const float *, int64_t), double (*want)(double), double relative,
-                             double absolute)
+static void check_activation(void (*kernel)(float *, const float *, int64_t), double (*want)(double),
+                             double relative, double absolute)
 {
     static rows r;
     for (size_t s = 0; s < QR_COUNT_OF(sizes); s++) {
@@ -113,7 +117,8 @@ static void check_activation(void (*kernel)(float *, const float *, int64_t), do
     float edge[16] = {0, -0.0f, 1000, -1000, 88, -88, -104, 1e-30f, -INFINITY, INFINITY, NAN, 3e38f};
     float ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     kernel(edge, ones, 16);
-    assert_true(edge[0] == 0 && edge[2] == 1000 && fabsf(edge[3]) < 1e-30f && edge[9] == INFINITY && isnan(edge[10]));
+    assert_true(edge[0] == 0 && edge[2] == 1000 && fabsf(edge[3]) < 1e-30f && edge[9] == INFINITY &&
+                isnan(edge[10]));
     assert_true(edge[11] == 3e38f);
 }
 
@@ -167,7 +172,8 @@ static qr_device *open_device(const char *isa, int threads)
 {
     qr_device *device = NULL;
     qr_error err = {0};
-    if (qr_device_open(&(qr_device_options){.device = "cpu", .isa = isa, .threads = threads}, &device, &err) != QR_OK)
+    if (qr_device_open(&(qr_device_options){.device = "cpu", .isa = isa, .threads = threads}, &device,
+                       &err) != QR_OK)
         fail_msg("%s", err.message);
     return device;
 }
@@ -178,7 +184,8 @@ static void check_rope(bool interleaved, int32_t dim, int32_t rotary)
     float inv_freq[64];
     for (int32_t i = 0; i < rotary / 2; i++)
         inv_freq[i] = (float)pow(500000, -2.0 * i / rotary);
-    qr_rope_table table = {.inv_freq = inv_freq, .rotary_dim = rotary, .scale = 1.25f, .interleaved = interleaved};
+    qr_rope_table table = {
+        .inv_freq = inv_freq, .rotary_dim = rotary, .scale = 1.25f, .interleaved = interleaved};
     qr_device *device = open_device("auto", 2);
     assert_int_equal(qr_rope_prepare(device, &table, 262144, NULL), QR_OK);
     int32_t positions[] = {0, 1, 7, 131071, 262143, 7, 4096};
@@ -191,7 +198,8 @@ static void check_rope(bool interleaved, int32_t dim, int32_t rotary)
     for (int row = 0; row < 7; row++)
         for (int head = 0; head < HEADS; head++)
             for (int32_t i = 0; i < rotary / 2; i++) {
-                int32_t a = row * HEADS * 128 + head * dim + (interleaved ? 2 * i : i), b = a + (interleaved ? 1 : rotary / 2);
+                int32_t a = row * HEADS * 128 + head * dim + (interleaved ? 2 * i : i),
+                        b = a + (interleaved ? 1 : rotary / 2);
                 double angle = (double)positions[row] * (double)inv_freq[i];
                 double c = 1.25 * cos(angle), s = 1.25 * sin(angle);
                 assert_near(x[a], before[a] * c - before[b] * s, 0, 4e-7);
@@ -227,13 +235,15 @@ static void rows_are_the_same_alone_and_among_many_threads(void **state)
     for (int i = 0; i < COLS; i++)
         w[i] = number(&rng, 1);
     for (int row = 0; row < ROWS; row++)
-        one->backend->rmsnorm(one, tensor(x + row * COLS, 1, COLS, COLS), w, 1e-6f, tensor(a + row * COLS, 1, COLS, COLS));
+        one->backend->rmsnorm(one, tensor(x + row * COLS, 1, COLS, COLS), w, 1e-6f,
+                              tensor(a + row * COLS, 1, COLS, COLS));
     three->backend->rmsnorm(three, tensor(x, ROWS, COLS, COLS), w, 1e-6f, tensor(b, ROWS, COLS, COLS));
     assert_memory_equal(a, b, ROWS * COLS * sizeof(float));
     memcpy(y, x, ROWS * COLS * sizeof(float));
     three->backend->act_mul(three, tensor(b, ROWS, COLS, COLS), tensor(y, ROWS, COLS, COLS), QR_ACT_SILU);
     for (int row = 0; row < ROWS; row++)
-        one->backend->act_mul(one, tensor(a + row * COLS, 1, COLS, COLS), tensor(x + row * COLS, 1, COLS, COLS), QR_ACT_SILU);
+        one->backend->act_mul(one, tensor(a + row * COLS, 1, COLS, COLS),
+                              tensor(x + row * COLS, 1, COLS, COLS), QR_ACT_SILU);
     assert_memory_equal(a, b, ROWS * COLS * sizeof(float));
     int32_t ids[] = {299, 0, 17};
     three->backend->gather(three, tensor(x, ROWS, COLS, COLS), ids, tensor(b, 3, COLS, COLS));

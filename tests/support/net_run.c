@@ -43,7 +43,8 @@ static qr_status open_memory(net_run *run, qr_error *err)
     deal_blocks(run, n_blocks);
     qr_dtype dtype = o->kv_dtype >= 0 ? (qr_dtype)o->kv_dtype
                                       : qr_net_kv_dtype(run->net, &(qr_net_options){.dtype = o->dtype});
-    qr_status status = qr_kv_open(run->device, specs, n_layers, n_blocks, o->block_size, dtype, &run->kv, err);
+    qr_status status =
+        qr_kv_open(run->device, specs, n_layers, n_blocks, o->block_size, dtype, &run->kv, err);
     if (status != QR_OK)
         return status;
     size_t scratch = qr_net_scratch_bytes(run->net, run->device,
@@ -89,7 +90,8 @@ const float *net_run_step(net_run *run, const net_run_rows *rows, int32_t count,
     for (int32_t i = 0; i < count; i++)
         total += rows[i].count;
     QR_ASSERT(total <= o->rows_max && count <= o->seqs_max);
-    int32_t *memory = qr_calloc((size_t)total * 5 + (size_t)count * (2 + (size_t)run->table_stride) + 1, sizeof(int32_t));
+    int32_t *memory =
+        qr_calloc((size_t)total * 5 + (size_t)count * (2 + (size_t)run->table_stride) + 1, sizeof(int32_t));
     int32_t *ids = memory, *positions = ids + total, *source = positions + total, *seq_of = source + total;
     int32_t *logit_rows = seq_of + total, *context = logit_rows + total, *starts = context + count;
     int32_t *table = starts + count + 1, n_logits = 0, row = 0;
@@ -128,7 +130,8 @@ const float *net_run_step(net_run *run, const net_run_rows *rows, int32_t count,
         size_t mark = qr_ops_mark(run->ops);
         int32_t slice = QR_MIN(16, n_logits - first);
         const float *logits = qr_net_logits(run->net, run->ops, hidden, first, slice);
-        memcpy(run->logits + (size_t)first * (size_t)vocab, logits, (size_t)slice * (size_t)vocab * sizeof(float));
+        memcpy(run->logits + (size_t)first * (size_t)vocab, logits,
+               (size_t)slice * (size_t)vocab * sizeof(float));
         qr_ops_release(run->ops, mark);
     }
     qr_ops_work(run->ops, &run->bytes, &run->flops);

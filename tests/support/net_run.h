@@ -8,8 +8,8 @@
 typedef struct net_run_options {
     const char *path, *isa; /* isa NULL: auto */
     int threads;
-    int dtype;              /* of dense weights; -1: the checkpoint's */
-    int kv_dtype;           /* -1: auto */
+    int dtype;    /* of dense weights; -1: the checkpoint's */
+    int kv_dtype; /* -1: auto */
     int32_t context_max, seqs_max, block_size, rows_max;
 } net_run_options;
 
@@ -22,10 +22,10 @@ typedef struct net_run {
     qr_net *net;
     qr_kv *kv;
     qr_ops *ops;
-    int32_t *tables;        /* [groups][seqs_max][table_stride] */
+    int32_t *tables; /* [groups][seqs_max][table_stride] */
     int32_t table_stride;
-    float *logits;          /* [rows_max][vocab], of the last net_run_step */
-    uint64_t bytes, flops;  /* of the last step */
+    float *logits;         /* [rows_max][vocab], of the last net_run_step */
+    uint64_t bytes, flops; /* of the last step */
 } net_run;
 
 qr_status net_run_open(net_run *run, const net_run_options *options, qr_error *err);

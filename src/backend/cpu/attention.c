@@ -12,26 +12,26 @@
 #include "base/mem.h"
 
 enum {
-    ITEM_ROWS = 48,                       /* query rows x heads of a prefill item */
-    ITEMS_PER_THREAD = 6,                 /* enough to even out what the threads take */
+    ITEM_ROWS = 48,       /* query rows x heads of a prefill item */
+    ITEMS_PER_THREAD = 6, /* enough to even out what the threads take */
     TILE_BLOCKS = CPU_ATTENTION_TILE / 8 + 1,
     PARTIAL_BYTES_MAX = 64 << 20,
-    INLINE_FLOPS = 200000                 /* some 4 us: not worth a wake-up */
+    INLINE_FLOPS = 200000 /* some 4 us: not worth a wake-up */
 };
 
 typedef struct attention_item {
-    int32_t seq, head;     /* KV head */
-    int32_t row0, rows;    /* query rows of the batch */
+    int32_t seq, head;  /* KV head */
+    int32_t row0, rows; /* query rows of the batch */
     int32_t tile0, tile1;
-    float *partials;       /* [tile1 - tile0][group][partial]: NULL when the item merges by itself */
-    int32_t merge_tiles;   /* > 0: the first of a split row's items; tiles from here on, in all its items */
+    float *partials;     /* [tile1 - tile0][group][partial]: NULL when the item merges by itself */
+    int32_t merge_tiles; /* > 0: the first of a split row's items; tiles from here on, in all its items */
 } attention_item;
 
 typedef struct attention_job {
     const cpu_pages *pages;
     const qr_batch *batch;
     const int32_t *table;
-    int layer, group;      /* group: query heads per KV head */
+    int layer, group; /* group: query heads per KV head */
     int32_t head_dim, window;
     float scale;
     qr_tensor q, y;
@@ -97,11 +97,13 @@ static size_t partial_bytes(int32_t n_heads, int32_t head_dim, const qr_batch *b
     return QR_MIN(bytes, (size_t)PARTIAL_BYTES_MAX);
 }
 
-size_t cpu_attention_scratch_bytes(const qr_device *device, int32_t n_heads, int32_t head_dim, const qr_batch *batch)
+size_t cpu_attention_scratch_bytes(const qr_device *device, int32_t n_heads, int32_t head_dim,
+                                   const qr_batch *batch)
 {
     int threads = cpu_pool_threads(((const cpu_device *)device)->pool);
     size_t items = QR_ROUND_UP(item_capacity(threads, n_heads, batch) * sizeof(attention_item), (size_t)64);
-    return items + partial_bytes(n_heads, head_dim, batch) + (size_t)threads * worker_bytes(n_heads, head_dim);
+    return items + partial_bytes(n_heads, head_dim, batch) +
+           (size_t)threads * worker_bytes(n_heads, head_dim);
 }
 
 /* ---- Cutting the work ---- */
@@ -123,7 +125,8 @@ static bool add_split(attention_job *job, attention_item whole, int32_t runs)
     int32_t tiles = whole.tile1 - whole.tile0;
     runs = QR_MIN(runs, tiles);
     int64_t per_tile = job->group * partial_floats(job->head_dim);
-    if (runs < 2 || job->partials + tiles * per_tile > job->partials_end || job->item_count + runs > job->item_max)
+    if (runs < 2 || job->partials + tiles * per_tile > job->partials_end ||
+        job->item_count + runs > job->item_max)
         return false;
     for (int32_t run = 0; run < runs; run++) {
         attention_item item = whole;
@@ -206,8 +209,8 @@ static bool see_keys(const attention_job *job, const attention_item *item, int32
 }
 
 /* Pages of the blocks that hold keys [key0 + from, key0 + to). */
-static void find_blocks(const attention_job *job, const attention_item *item, int32_t key0, int32_t from, int32_t to,
-                        const void **k, const void **v)
+static void find_blocks(const attention_job *job, const attention_item *item, int32_t key0, int32_t from,
+                        int32_t to, const void **k, const void **v)
 {
     int32_t size = job->pages->base.base.block_size, base = key0 / size;
     const int32_t *table = job->table + (int64_t)item->seq * job->batch->table_stride;
@@ -226,8 +229,8 @@ static bool sees_any(const cpu_attention_tile *t)
     return false;
 }
 
-static void merge_row(const attention_job *job, float *acc, float *max, float *sum, const float *part, float part_max,
-                      float part_sum)
+static void merge_row(const attention_job *job, float *acc, float *max, float *sum, const float *part,
+                      float part_max, float part_sum)
 {
     if (part_sum == 0 && part_max == CPU_ATTENTION_EMPTY)
         return;
@@ -313,7 +316,8 @@ static void run_item(void *arg, int64_t chunk, int worker)
             run_row_group(job, kernel, &t, &r, m);
         }
         if (item->partials != NULL) {
-            save_partials(job, &r, item->partials + (tile - item->tile0) * job->group * partial_floats(job->head_dim));
+            save_partials(job, &r,
+                          item->partials + (tile - item->tile0) * job->group * partial_floats(job->head_dim));
             reset_rows(&r, rows);
         }
     }
@@ -349,8 +353,8 @@ static double work_flops(const attention_job *job, int32_t n_heads)
     return pairs * 4 * n_heads * job->head_dim;
 }
 
-void cpu_attention(qr_device *device, qr_kv *kv, int layer, const qr_batch *batch, qr_tensor q, int32_t n_heads,
-                   float scale, qr_tensor y, void *scratch)
+void cpu_attention(qr_device *device, qr_kv *kv, int layer, const qr_batch *batch, qr_tensor q,
+                   int32_t n_heads, float scale, qr_tensor y, void *scratch)
 {
     cpu_pool *pool = ((cpu_device *)device)->pool;
     const qr_kv_spec *spec = &kv->specs[layer];

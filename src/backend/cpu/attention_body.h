@@ -100,8 +100,8 @@ SIMD_INLINE void softmax_row(const cpu_attention_tile *t, int m, int32_t group0,
 }
 
 /* out[m][col0 + n VF ..] for `vectors` vectors: sum over keys [from, to) of p x value. left: columns from col0 on. */
-SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_t to, int32_t col0, int32_t left,
-                               const int rows, const int vectors, const qr_dtype dtype)
+SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_t to, int32_t col0,
+                               int32_t left, const int rows, const int vectors, const qr_dtype dtype)
 {
     const int64_t dim = t->head_dim;
     vf acc[CPU_ATTENTION_ROWS][8];
@@ -194,7 +194,8 @@ static void attention_merge(float *acc, float *acc_max, float *acc_sum, const fl
         if (left >= VF)
             vf_store(acc + i, vf_fma(vf_load(part + i), b, vf_mul(vf_load(acc + i), a)));
         else
-            vf_store_n(acc + i, vf_fma(vf_load_n(part + i, left), b, vf_mul(vf_load_n(acc + i, left), a)), left);
+            vf_store_n(acc + i, vf_fma(vf_load_n(part + i, left), b, vf_mul(vf_load_n(acc + i, left), a)),
+                       left);
     }
     *acc_max = max;
     *acc_sum = *acc_sum * both[0] + part_sum * both[1];

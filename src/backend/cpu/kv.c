@@ -27,8 +27,8 @@ static qr_status map_layers(cpu_pages *pages, qr_error *err)
     return QR_OK;
 }
 
-qr_status cpu_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks, int32_t block_size,
-                      qr_dtype dtype, qr_kv **out, qr_error *err)
+qr_status cpu_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks,
+                      int32_t block_size, qr_dtype dtype, qr_kv **out, qr_error *err)
 {
     QR_ASSERT(dtype == QR_DTYPE_F32 || dtype == QR_DTYPE_F16 || dtype == QR_DTYPE_BF16);
     int32_t windows[QR_KV_GROUPS_MAX] = {0};
@@ -111,7 +111,8 @@ static void scatter32(const float *x, int64_t count, int64_t cols, float *y, int
 }
 
 /* K of `count` rows that share a key group, one head. */
-static void store_keys(const store_job *job, int64_t row, int64_t count, int64_t head, int64_t block, int64_t slot)
+static void store_keys(const store_job *job, int64_t row, int64_t count, int64_t head, int64_t block,
+                       int64_t slot)
 {
     const cpu_pages *pages = job->pages;
     int64_t dim = pages->base.base.specs[job->layer].head_dim, lanes = pages->kernels->key_lanes;
@@ -124,17 +125,20 @@ static void store_keys(const store_job *job, int64_t row, int64_t count, int64_t
                     (char *)slice + (size_t)(j * STORE_COLS) * pages->item_bytes, cols);
         int64_t at = (slot / lanes * dim + d) * lanes + slot % lanes;
         if (pages->item_bytes == 2)
-            scatter16((const uint16_t *)(const void *)slice, count, cols, (uint16_t *)(void *)page + at, lanes);
+            scatter16((const uint16_t *)(const void *)slice, count, cols, (uint16_t *)(void *)page + at,
+                      lanes);
         else
             scatter32(slice, count, cols, (float *)(void *)page + at, lanes);
     }
 }
 
-static void store_values(const store_job *job, int64_t row, int64_t count, int64_t head, int64_t block, int64_t slot)
+static void store_values(const store_job *job, int64_t row, int64_t count, int64_t head, int64_t block,
+                         int64_t slot)
 {
     const cpu_pages *pages = job->pages;
     int64_t dim = pages->base.base.specs[job->layer].head_dim;
-    char *page = cpu_pages_head(pages, job->layer, block, head, true) + (size_t)(slot * dim) * pages->item_bytes;
+    char *page =
+        cpu_pages_head(pages, job->layer, block, head, true) + (size_t)(slot * dim) * pages->item_bytes;
     for (int64_t j = 0; j < count; j++)
         convert(pages, (const float *)job->v.data + (row + j) * job->v.row_stride + head * dim,
                 page + (size_t)(j * dim) * pages->item_bytes, dim);

@@ -31,8 +31,8 @@ typedef struct rows_job {
     const float *w;
     float eps;
     int32_t head_dim;
-    const void *table;    /* weight, or the cosine rows of rope */
-    const int32_t *ids;   /* or positions, or row numbers */
+    const void *table;  /* weight, or the cosine rows of rope */
+    const int32_t *ids; /* or positions, or row numbers */
     void (*act)(float *gate, const float *up, int64_t n);
     void (*head)(float *x, const float *cs, int32_t rotary);
     int32_t rotary;
@@ -103,8 +103,13 @@ static void run_add_rmsnorm(const rows_job *job, int64_t row)
 
 void cpu_add_rmsnorm(qr_device *device, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y)
 {
-    rows_job job = {
-        .device = (cpu_device *)device, .run = run_add_rmsnorm, .x = x, .y = delta, .z = y, .w = w, .eps = eps};
+    rows_job job = {.device = (cpu_device *)device,
+                    .run = run_add_rmsnorm,
+                    .x = x,
+                    .y = delta,
+                    .z = y,
+                    .w = w,
+                    .eps = eps};
     run_rows(&job, x.rows, x.cols);
 }
 
@@ -134,8 +139,12 @@ static void run_head_norm(const rows_job *job, int64_t row)
 
 void cpu_head_norm(qr_device *device, qr_tensor x, int32_t head_dim, const float *w, float eps)
 {
-    rows_job job = {
-        .device = (cpu_device *)device, .run = run_head_norm, .x = x, .w = w, .eps = eps, .head_dim = head_dim};
+    rows_job job = {.device = (cpu_device *)device,
+                    .run = run_head_norm,
+                    .x = x,
+                    .w = w,
+                    .eps = eps,
+                    .head_dim = head_dim};
     run_rows(&job, x.rows, x.cols);
 }
 
@@ -153,8 +162,8 @@ void cpu_gather(qr_device *device, qr_tensor x, const int32_t *rows, qr_tensor y
 /* ---- Rope: cosines and sines by position, filled in when a position is first met ---- */
 
 typedef struct rope_cache {
-    float *rows;      /* [positions][rotary]: rotary/2 cosines, rotary/2 sines; untouched pages take no memory */
-    uint8_t *filled;  /* [positions] */
+    float *rows; /* [positions][rotary]: rotary/2 cosines, rotary/2 sines; untouched pages take no memory */
+    uint8_t *filled; /* [positions] */
     int64_t positions;
     size_t row_bytes, filled_bytes;
 } rope_cache;
@@ -173,7 +182,8 @@ qr_status cpu_rope_prepare(qr_device *device, qr_rope_table *table, int64_t posi
     table->prepared = cache;
     if (cache->rows == NULL || cache->filled == NULL) {
         cpu_rope_release(device, table);
-        return qr_fail(err, QR_OUT_OF_MEMORY, "rope: %lld positions x %zu bytes: no memory", (long long)positions, row);
+        return qr_fail(err, QR_OUT_OF_MEMORY, "rope: %lld positions x %zu bytes: no memory",
+                       (long long)positions, row);
     }
     return QR_OK;
 }
@@ -214,7 +224,8 @@ static void run_rope(const rows_job *job, int64_t row)
         job->head(x + col, cs, job->rotary);
 }
 
-void cpu_rope(qr_device *device, qr_tensor x, int32_t head_dim, const qr_rope_table *table, const int32_t *positions)
+void cpu_rope(qr_device *device, qr_tensor x, int32_t head_dim, const qr_rope_table *table,
+              const int32_t *positions)
 {
     rope_cache *cache = table->prepared;
     QR_ASSERT(cache != NULL);

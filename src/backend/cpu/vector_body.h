@@ -6,10 +6,12 @@
 #include "backend/cpu/vector.h"
 
 /* Calls body for whole vectors, then for the rest with a count: LOAD and STORE mean both. */
-#define SIMD_EACH(n, i, left)                                                                                \
-    for (int64_t i = 0, left = (n); left > 0; i += VF, left -= VF)
+#define SIMD_EACH(n, i, left) for (int64_t i = 0, left = (n); left > 0; i += VF, left -= VF)
 
-SIMD_INLINE vf load_some(const float *p, int64_t left) { return left >= VF ? vf_load(p) : vf_load_n(p, left); }
+SIMD_INLINE vf load_some(const float *p, int64_t left)
+{
+    return left >= VF ? vf_load(p) : vf_load_n(p, left);
+}
 
 SIMD_INLINE void store_some(float *p, vf x, int64_t left)
 {
@@ -40,15 +42,18 @@ SIMD_INLINE void norm_row(const float *x, const float *w, float eps, int64_t n, 
 {
     vf inverse = vf_set(1.0f / sqrtf(sum_squares(x, n) / (float)n + eps));
     SIMD_EACH(n, i, left)
-        store_some(y + i, vf_mul(vf_mul(load_some(x + i, left), inverse), load_some(w + i, left)), left);
+    store_some(y + i, vf_mul(vf_mul(load_some(x + i, left), inverse), load_some(w + i, left)), left);
 }
 
-static void row_rmsnorm(const float *x, const float *w, float eps, int64_t n, float *y) { norm_row(x, w, eps, n, y); }
+static void row_rmsnorm(const float *x, const float *w, float eps, int64_t n, float *y)
+{
+    norm_row(x, w, eps, n, y);
+}
 
 static void row_add(float *x, const float *y, int64_t n)
 {
     SIMD_EACH(n, i, left)
-        store_some(x + i, vf_add(load_some(x + i, left), load_some(y + i, left)), left);
+    store_some(x + i, vf_add(load_some(x + i, left), load_some(y + i, left)), left);
 }
 
 static void row_add_rmsnorm(float *x, const float *delta, const float *w, float eps, int64_t n, float *y)
@@ -59,7 +64,8 @@ static void row_add_rmsnorm(float *x, const float *delta, const float *w, float 
 
 static void row_silu_mul(float *gate, const float *up, int64_t n)
 {
-    SIMD_EACH(n, i, left) {
+    SIMD_EACH(n, i, left)
+    {
         vf g = load_some(gate + i, left);
         store_some(gate + i, vf_mul(vf_mul(g, vf_sigmoid(g)), load_some(up + i, left)), left);
     }
@@ -68,7 +74,8 @@ static void row_silu_mul(float *gate, const float *up, int64_t n)
 /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(2 ...) */
 static void row_gelu_tanh_mul(float *gate, const float *up, int64_t n)
 {
-    SIMD_EACH(n, i, left) {
+    SIMD_EACH(n, i, left)
+    {
         vf g = load_some(gate + i, left);
         vf cubic = vf_fma(vf_mul(vf_mul(g, g), g), vf_set(0.044715f), g);
         vf act = vf_mul(g, vf_sigmoid(vf_mul(cubic, vf_set(1.5957691216057308f))));
@@ -94,7 +101,7 @@ SIMD_INLINE vf gelu(vf x)
 static void row_gelu_mul(float *gate, const float *up, int64_t n)
 {
     SIMD_EACH(n, i, left)
-        store_some(gate + i, vf_mul(gelu(load_some(gate + i, left)), load_some(up + i, left)), left);
+    store_some(gate + i, vf_mul(gelu(load_some(gate + i, left)), load_some(up + i, left)), left);
 }
 
 /* (a, b) -> (a cos - b sin, b cos + a sin) for pairs (i, i + rotary / 2) */
@@ -102,7 +109,8 @@ static void head_rope_halves(float *x, const float *cs, int32_t rotary)
 {
     int32_t half = rotary / 2;
     const float *sines = cs + half;
-    SIMD_EACH(half, i, left) {
+    SIMD_EACH(half, i, left)
+    {
         vf a = load_some(x + i, left), b = load_some(x + half + i, left);
         vf c = load_some(cs + i, left), s = load_some(sines + i, left);
         store_some(x + i, vf_sub(vf_mul(a, c), vf_mul(b, s)), left);
@@ -145,5 +153,5 @@ static void row_scale(float *y, const float *x, float factor, int64_t n)
 {
     vf f = vf_set(factor);
     SIMD_EACH(n, i, left)
-        store_some(y + i, vf_mul(load_some(x + i, left), f), left);
+    store_some(y + i, vf_mul(load_some(x + i, left), f), left);
 }

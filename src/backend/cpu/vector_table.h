@@ -20,7 +20,8 @@ const cpu_vector_kernels TABLE_OF(SIMD_NAME) = {
     .rope_pairs = head_rope_pairs,
     .to_f16 = row_to_f16,
     .to_bf16 = row_to_bf16,
-    .attention = {[QR_DTYPE_F32] = attention_f32, [QR_DTYPE_F16] = attention_f16, [QR_DTYPE_BF16] = attention_bf16},
+    .attention =
+        {[QR_DTYPE_F32] = attention_f32, [QR_DTYPE_F16] = attention_f16, [QR_DTYPE_BF16] = attention_bf16},
     .key_lanes = VF,
     .attention_merge = attention_merge,
     .scale = row_scale,
