@@ -10,6 +10,18 @@
 #define KIB ((int64_t)1024)
 #define MIB ((int64_t)1024 * 1024)
 
+void qr_server_options_init(qr_server_options *options)
+{
+    *options = (qr_server_options){
+        .host = "127.0.0.1",
+        .port = 8000,
+        .generation_config = "auto",
+        .response_role = "assistant",
+        .handle_signals = true,
+        .access_log = true,
+    };
+}
+
 /* One row a number: where it is, what zero means, what is allowed. */
 typedef struct limit_row {
     const char *name;

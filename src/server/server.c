@@ -23,18 +23,6 @@
 #define DRAIN_CHECK_MS 20
 #define CANCEL_MS      2000 /* from cancelling what outlasted the drain to closing on it */
 
-void qr_server_options_init(qr_server_options *options)
-{
-    *options = (qr_server_options){
-        .host = "127.0.0.1",
-        .port = 8000,
-        .generation_config = "auto",
-        .response_role = "assistant",
-        .handle_signals = true,
-        .access_log = true,
-    };
-}
-
 /* ---- Open ------------------------------------------------------------------------------------------ */
 
 static int bind_one(const struct addrinfo *address)
