@@ -3,8 +3,10 @@
  *
  * Layout. Sixteen rows of a weight (a panel) lie interleaved, so that one broadcast activation feeds sixteen
  * outputs: 4 bytes of k for each row side by side (8-bit; two nibbles, a step of 4 k in the low and one in the
- * high ones), 2 BF16 (a k pair), one F16 or F32. Block scales of the panel stand before its numbers. The last
- * panel is padded with zeros. All instruction sets read the same layouts.
+ * high ones), 2 BF16 (a k pair), one F16 or F32. A panel is one run of units of whole cache lines, each the scales of its
+ * blocks and then their numbers: scales in a place of their own would be a second stream, and cost a third of the
+ * read bandwidth (Zen 4: 23 against 33 GB/s a core). The last panel is padded with zeros. All instruction sets read
+ * the same layouts.
  *
  * Numerics. An output is one chain: exact int32 sums within a block of K, then one float accumulator that takes the
  * blocks in order (dense: one fused multiply-add a k, or a k pair). That chain does not depend on the number of
@@ -27,9 +29,9 @@ typedef enum cpu_layout {
     CPU_LAYOUT_F32,
     CPU_LAYOUT_F16,
     CPU_LAYOUT_BF16,
-    CPU_LAYOUT_Q8_0, /* d; 8 steps of [16][4] bytes q + 128 */
-    CPU_LAYOUT_Q4_0, /* d; 4 pairs of steps [16][4]: nibbles q of step s (low) and s + 4 (high), value d (q - 8) */
-    CPU_LAYOUT_Q4_1, /* d, m; as Q4_0, value d q + m */
+    CPU_LAYOUT_Q8_0, /* 2 blocks: d of each, then 8 steps of [16][4] bytes q + 128 each */
+    CPU_LAYOUT_Q4_0, /* 2 blocks: d of each, then 4 x [16][4] bytes: step s (low), s + 4 (high), value d (q - 8) */
+    CPU_LAYOUT_Q4_1, /* d, m, then as Q4_0, value d q + m */
     CPU_LAYOUT_Q4_K, /* d, dmin, 8 sub-block scales and minima as bytes; sub-blocks 2j (low) and 2j + 1 (high) */
     CPU_LAYOUT_Q6_K, /* d, 16 sub-block scales; per 16 k: 2 x 64 bytes of nibbles, 64 bytes of high bit pairs */
     CPU_LAYOUT_COUNT
@@ -37,9 +39,9 @@ typedef enum cpu_layout {
 
 typedef struct cpu_layout_traits {
     const char *name;
-    int block;        /* k in a block */
-    int scale_bytes;  /* of a panel's block: scales, before all numbers of the panel */
-    int number_bytes; /* of a panel's block */
+    int unit;        /* k in a unit: a block or two */
+    int scale_bytes; /* of a unit: they come first */
+    int bytes;       /* of a unit, with its numbers */
 } cpu_layout_traits;
 extern const cpu_layout_traits cpu_layouts[CPU_LAYOUT_COUNT];
 
@@ -47,9 +49,8 @@ extern const cpu_layout_traits cpu_layouts[CPU_LAYOUT_COUNT];
 typedef struct cpu_panels {
     const uint8_t *data;
     size_t panel_bytes;
-    size_t numbers; /* offset of a panel's numbers: its scales come first */
-    int64_t blocks; /* along K */
-    int64_t rows;   /* of the weight: the last panel may have fewer than CPU_PANEL */
+    int64_t units; /* along K; the last may be half used */
+    int64_t rows;  /* of the weight: the last panel may have fewer than CPU_PANEL */
 } cpu_panels;
 size_t cpu_panel_bytes(cpu_layout layout, int64_t cols);
 cpu_panels cpu_panels_of(const qr_weight *weight);

@@ -10,13 +10,15 @@
 /* Products of 8-bit activations with block formats: vpdpbusd takes 4 k of 16 rows at a time, unsigned weights from a
  * panel and a broadcast of 4 signed activations. */
 
-enum { ROWS_MAX = 6, PANELS_MAX = 2 };
+/* Up to STREAM_ROWS rows the memory is the limit, and one panel at a time, a single stream, is read fastest. */
+enum { ROWS_MAX = 6, PANELS_MAX = 2, STREAM_ROWS = 2 };
 
 /* One tile: where its panels and its rows of x are. */
 typedef struct tile_at {
-    const uint8_t *scales[PANELS_MAX], *numbers[PANELS_MAX];
+    const uint8_t *w[PANELS_MAX];
     const uint8_t *x[ROWS_MAX];
-    const uint8_t *aux[ROWS_MAX]; /* cpu_block [] */
+    const uint8_t *aux[ROWS_MAX]; /* cpu_block [blocks] */
+    int64_t blocks;
 } tile_at;
 
 CPU_INLINE __m512i splat4(const uint8_t *p)
@@ -44,9 +46,12 @@ CPU_INLINE __m512i high_nibbles(__m512i v)
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
 }
 
+typedef __m512 tile_sum[ROWS_MAX][PANELS_MAX];
+typedef __m512i tile_dot[ROWS_MAX][PANELS_MAX];
+
 /* dot += one step: w[v] against 4 k of each row. */
-CPU_INLINE void step(__m512i dot[ROWS_MAX][PANELS_MAX], const __m512i w[PANELS_MAX], const tile_at *at,
-                     int64_t k, const int rows, const int panels)
+CPU_INLINE void step(tile_dot dot, const __m512i w[PANELS_MAX], const tile_at *at, int64_t k, const int rows,
+                     const int panels)
 {
     CPU_EACH(m, rows)
     {
@@ -57,9 +62,8 @@ CPU_INLINE void step(__m512i dot[ROWS_MAX][PANELS_MAX], const __m512i w[PANELS_M
 }
 
 /* sum += d (of the weights) * d (of x) * dot */
-CPU_INLINE void scale(__m512 sum[ROWS_MAX][PANELS_MAX], __m512i dot[ROWS_MAX][PANELS_MAX],
-                      const __m512 d[PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                      const int panels)
+CPU_INLINE void scale(tile_sum sum, tile_dot dot, const __m512 d[PANELS_MAX], const tile_at *at, int64_t b,
+                      const int rows, const int panels)
 {
     CPU_EACH(m, rows)
     {
@@ -69,9 +73,9 @@ CPU_INLINE void scale(__m512 sum[ROWS_MAX][PANELS_MAX], __m512i dot[ROWS_MAX][PA
     }
 }
 
-/* sum += low * (d * sum of q): what a minimum adds; low is negated where the format subtracts it. */
-CPU_INLINE void shift(__m512 sum[ROWS_MAX][PANELS_MAX], const __m512 low[PANELS_MAX], const tile_at *at,
-                      int64_t b, const int rows, const int panels)
+/* sum += low * (d * sum of q): what a minimum adds. */
+CPU_INLINE void shift(tile_sum sum, const __m512 low[PANELS_MAX], const tile_at *at, int64_t b,
+                      const int rows, const int panels)
 {
     CPU_EACH(m, rows)
     {
@@ -81,157 +85,207 @@ CPU_INLINE void shift(__m512 sum[ROWS_MAX][PANELS_MAX], const __m512 low[PANELS_
     }
 }
 
-CPU_INLINE void block_q8_0(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                           const int panels)
+CPU_INLINE void dot_begin(tile_dot dot, const int rows, const int panels)
 {
-    __m512i dot[ROWS_MAX][PANELS_MAX], w[PANELS_MAX];
-    __m512 d[PANELS_MAX];
     CPU_EACH(m, rows)
     CPU_EACH(v, panels)
-    dot[m][v] = _mm512_set1_epi32(aux_of(at, m, b)->c128);
+    dot[m][v] = _mm512_setzero_si512();
+}
+
+/* Starts from what the offset 128 >> shift of unsigned weights adds too much. */
+CPU_INLINE void dot_begin_offset(tile_dot dot, const tile_at *at, int64_t b, const int right, const int rows,
+                                 const int panels)
+{
+    CPU_EACH(m, rows)
+    {
+        __m512i offset = _mm512_set1_epi32(aux_of(at, m, b)->c128);
+        CPU_EACH(v, panels)
+        dot[m][v] = right == 0 ? offset : _mm512_srai_epi32(offset, right);
+    }
+}
+
+/* Below: one unit of each layout, `w` bytes into the panels, whose first block is b. */
+
+CPU_INLINE void block_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int half,
+                           const int rows, const int panels)
+{
+    tile_dot dot;
+    __m512i q[PANELS_MAX];
+    __m512 d[PANELS_MAX];
+    dot_begin_offset(dot, at, b + half, 0, rows, panels);
     CPU_EACH(s, 8)
     {
         CPU_EACH(v, panels)
-        w[v] = _mm512_load_si512(at->numbers[v] + b * 512 + s * 64);
-        step(dot, w, at, b * 32 + s * 4, rows, panels);
+        q[v] = _mm512_load_si512(at->w[v] + w + 64 + half * 512 + s * 64);
+        step(dot, q, at, (b + half) * 32 + s * 4, rows, panels);
     }
     CPU_EACH(v, panels)
-    d[v] = halves(at->scales[v] + b * 32);
-    scale(sum, dot, d, at, b, rows, panels);
+    d[v] = halves(at->w[v] + w + half * 32);
+    scale(sum, dot, d, at, b + half, rows, panels);
+}
+
+/* Both blocks of a unit for few rows: all loads of the unit stand before the first product. Mixed, the products that
+ * wait for memory fill the scheduler and keep the next loads out of it. */
+CPU_INLINE void stream_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows)
+{
+    tile_dot dot;
+    __m512i q[16];
+    __m512 d[2];
+    CPU_EACH(half, 2)
+    d[half] = halves(at->w[0] + w + half * 32);
+    CPU_EACH(s, 16)
+    q[s] = _mm512_load_si512(at->w[0] + w + 64 + s * 64);
+    CPU_EACH(s, 16)
+    __asm__ volatile("" : "+v"(q[s]));
+    CPU_EACH(half, 2)
+    {
+        dot_begin_offset(dot, at, b + half, 0, rows, 1);
+        CPU_EACH(s, 8)
+        step(dot, &q[half * 8 + s], at, (b + half) * 32 + s * 4, rows, 1);
+        scale(sum, dot, &d[half], at, b + half, rows, 1);
+    }
+}
+
+CPU_INLINE void unit_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
+                          const int panels)
+{
+    if (rows <= STREAM_ROWS && panels == 1 && b + 1 < at->blocks) {
+        stream_q8_0(sum, at, w, b, rows);
+        return;
+    }
+    block_q8_0(sum, at, w, b, 0, rows, panels);
+    if (b + 1 < at->blocks)
+        block_q8_0(sum, at, w, b, 1, rows, panels);
 }
 
 /* Eight steps of nibbles in four vectors: steps s (low) and s + 4 (high). */
-CPU_INLINE void dot_nibbles(__m512i dot[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
+CPU_INLINE void dot_nibbles(tile_dot dot, const tile_at *at, int64_t w, int64_t k, const int rows,
                             const int panels)
 {
-    __m512i w[PANELS_MAX], high[PANELS_MAX];
+    __m512i low[PANELS_MAX], high[PANELS_MAX];
     CPU_EACH(s, 4)
     {
         CPU_EACH(v, panels)
         {
-            __m512i packed = _mm512_load_si512(at->numbers[v] + b * 256 + s * 64);
-            w[v] = low_nibbles(packed);
+            __m512i packed = _mm512_load_si512(at->w[v] + w + s * 64);
+            low[v] = low_nibbles(packed);
             high[v] = high_nibbles(packed);
         }
-        step(dot, w, at, b * 32 + s * 4, rows, panels);
-        step(dot, high, at, b * 32 + s * 4 + 16, rows, panels);
+        step(dot, low, at, k + s * 4, rows, panels);
+        step(dot, high, at, k + s * 4 + 16, rows, panels);
     }
 }
 
-CPU_INLINE void block_q4_0(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                           const int panels)
+CPU_INLINE void block_q4_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int half,
+                           const int rows, const int panels)
 {
-    __m512i dot[ROWS_MAX][PANELS_MAX];
+    tile_dot dot;
     __m512 d[PANELS_MAX];
-    CPU_EACH(m, rows)
+    dot_begin_offset(dot, at, b + half, 4, rows, panels);
+    dot_nibbles(dot, at, w + 64 + half * 256, (b + half) * 32, rows, panels);
     CPU_EACH(v, panels)
-    dot[m][v] = _mm512_srai_epi32(_mm512_set1_epi32(aux_of(at, m, b)->c128), 4);
-    dot_nibbles(dot, at, b, rows, panels);
-    CPU_EACH(v, panels)
-    d[v] = halves(at->scales[v] + b * 32);
-    scale(sum, dot, d, at, b, rows, panels);
+    d[v] = halves(at->w[v] + w + half * 32);
+    scale(sum, dot, d, at, b + half, rows, panels);
 }
 
-CPU_INLINE void block_q4_1(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                           const int panels)
+CPU_INLINE void unit_q4_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
+                          const int panels)
 {
-    __m512i dot[ROWS_MAX][PANELS_MAX];
+    block_q4_0(sum, at, w, b, 0, rows, panels);
+    if (b + 1 < at->blocks)
+        block_q4_0(sum, at, w, b, 1, rows, panels);
+}
+
+CPU_INLINE void unit_q4_1(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
+                          const int panels)
+{
+    tile_dot dot;
     __m512 d[PANELS_MAX], low[PANELS_MAX];
-    CPU_EACH(m, rows)
-    CPU_EACH(v, panels)
-    dot[m][v] = _mm512_setzero_si512();
-    dot_nibbles(dot, at, b, rows, panels);
+    dot_begin(dot, rows, panels);
+    dot_nibbles(dot, at, w + 64, b * 32, rows, panels);
     CPU_EACH(v, panels)
     {
-        d[v] = halves(at->scales[v] + b * 64);
-        low[v] = halves(at->scales[v] + b * 64 + 32);
+        d[v] = halves(at->w[v] + w);
+        low[v] = halves(at->w[v] + w + 32);
     }
     scale(sum, dot, d, at, b, rows, panels);
     shift(sum, low, at, b, rows, panels);
 }
 
-/* A sub-block of 32: nibbles of eight vectors that it shares with its neighbour. */
-CPU_INLINE void sub_q4_k(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, int sub,
-                         const int high, const int rows, const int panels)
+/* A sub-block of 32: the low or high nibbles of eight vectors that it shares with its neighbour. */
+CPU_INLINE void sub_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, int64_t sub, const int high,
+                         const int rows, const int panels)
 {
-    __m512i dot[ROWS_MAX][PANELS_MAX], w[PANELS_MAX];
+    tile_dot dot;
+    __m512i q[PANELS_MAX];
     __m512 d[PANELS_MAX], low[PANELS_MAX];
-    CPU_EACH(m, rows)
-    CPU_EACH(v, panels)
-    dot[m][v] = _mm512_setzero_si512();
+    dot_begin(dot, rows, panels);
     CPU_EACH(s, 8)
     {
         CPU_EACH(v, panels)
         {
-            __m512i packed = _mm512_load_si512(at->numbers[v] + b * 2048 + sub / 2 * 512 + s * 64);
-            w[v] = high ? high_nibbles(packed) : low_nibbles(packed);
+            __m512i packed = _mm512_load_si512(at->w[v] + w + 320 + sub / 2 * 512 + s * 64);
+            q[v] = high ? high_nibbles(packed) : low_nibbles(packed);
         }
-        step(dot, w, at, b * CPU_SUPER + sub * 32 + s * 4, rows, panels);
+        step(dot, q, at, (b + sub) * 32 + s * 4, rows, panels);
     }
     CPU_EACH(v, panels)
     {
-        const uint8_t *scales = at->scales[v] + b * 320;
+        const uint8_t *scales = at->w[v] + w;
         d[v] = _mm512_mul_ps(halves(scales), bytes16(scales + 64 + sub * 16));
-        low[v] = _mm512_sub_ps(_mm512_setzero_ps(),
-                               _mm512_mul_ps(halves(scales + 32), bytes16(scales + 192 + sub * 16)));
+        low[v] = _mm512_mul_ps(halves(scales + 32), bytes16(scales + 192 + sub * 16));
+        low[v] = _mm512_sub_ps(_mm512_setzero_ps(), low[v]);
     }
-    scale(sum, dot, d, at, b * 8 + sub, rows, panels);
-    shift(sum, low, at, b * 8 + sub, rows, panels);
+    scale(sum, dot, d, at, b + sub, rows, panels);
+    shift(sum, low, at, b + sub, rows, panels);
 }
 
-CPU_INLINE void block_q4_k(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                           const int panels)
+CPU_INLINE void unit_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
+                          const int panels)
 {
-    for (int sub = 0; sub < 8; sub += 2) {
-        sub_q4_k(sum, at, b, sub, 0, rows, panels);
-        sub_q4_k(sum, at, b, sub + 1, 1, rows, panels);
+    for (int64_t sub = 0; sub < 8; sub += 2) {
+        sub_q4_k(sum, at, w, b, sub, 0, rows, panels);
+        sub_q4_k(sum, at, w, b, sub + 1, 1, rows, panels);
     }
 }
 
 /* Half a block of 32: 16 k with a scale of their own. */
-CPU_INLINE void half_q6_k(__m512 sum[ROWS_MAX][PANELS_MAX], __m512i dot[ROWS_MAX][PANELS_MAX],
-                          const tile_at *at, int64_t b, int sub, const int rows, const int panels)
+CPU_INLINE void half_q6_k(tile_sum sum, tile_dot dot, const tile_at *at, int64_t w, int64_t b, int64_t sub,
+                          const int rows, const int panels)
 {
-    __m512i w[PANELS_MAX];
+    __m512i q[PANELS_MAX];
     __m512 d[PANELS_MAX];
     CPU_EACH(s, 4)
     {
         CPU_EACH(v, panels)
         {
-            const uint8_t *numbers = at->numbers[v] + b * 3072 + sub * 192;
+            const uint8_t *numbers = at->w[v] + w + 320 + sub * 192;
             __m512i packed = _mm512_load_si512(numbers + s % 2 * 64), high = _mm512_load_si512(numbers + 128);
             __m512i top = s < 2 ? _mm512_slli_epi16(high, 4 - 2 * s) : _mm512_srli_epi16(high, 2 * s - 4);
-            w[v] = _mm512_or_si512(s < 2 ? low_nibbles(packed) : high_nibbles(packed),
+            q[v] = _mm512_or_si512(s < 2 ? low_nibbles(packed) : high_nibbles(packed),
                                    _mm512_and_si512(top, _mm512_set1_epi8(0x30)));
         }
-        step(dot, w, at, b * CPU_SUPER + sub * 16 + s * 4, rows, panels);
+        step(dot, q, at, b * 32 + sub * 16 + s * 4, rows, panels);
     }
     CPU_EACH(v, panels)
-    {
-        const uint8_t *scales = at->scales[v] + b * 288;
-        d[v] = _mm512_mul_ps(halves(scales), signed16(scales + 32 + sub * 16));
-    }
-    scale(sum, dot, d, at, b * 8 + sub / 2, rows, panels);
+    d[v] = _mm512_mul_ps(halves(at->w[v] + w), signed16(at->w[v] + w + 32 + sub * 16));
+    scale(sum, dot, d, at, b + sub / 2, rows, panels);
 }
 
-CPU_INLINE void block_q6_k(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, int64_t b, const int rows,
-                           const int panels)
+CPU_INLINE void unit_q6_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
+                          const int panels)
 {
-    __m512i dot[ROWS_MAX][PANELS_MAX];
-    for (int sub = 0; sub < 16; sub += 2) {
+    tile_dot dot;
+    for (int64_t sub = 0; sub < 16; sub += 2) {
         CPU_EACH(m, rows)
         CPU_EACH(v, panels)
-        dot[m][v] = _mm512_set1_epi32(aux_of(at, m, b * 8 + sub / 2)->c32);
-        half_q6_k(sum, dot, at, b, sub, rows, panels);
+        dot[m][v] = _mm512_set1_epi32(aux_of(at, m, b + sub / 2)->c32);
+        half_q6_k(sum, dot, at, w, b, sub, rows, panels);
+        dot_begin_offset(dot, at, b + sub / 2, 2, rows, panels);
         CPU_EACH(m, rows)
-        {
-            const cpu_block *aux = aux_of(at, m, b * 8 + sub / 2);
-            __m512i rest = _mm512_sub_epi32(_mm512_srai_epi32(_mm512_set1_epi32(aux->c128), 2),
-                                            _mm512_set1_epi32(aux->c32));
-            CPU_EACH(v, panels)
-            dot[m][v] = rest;
-        }
-        half_q6_k(sum, dot, at, b, sub + 1, rows, panels);
+        CPU_EACH(v, panels)
+        dot[m][v] = _mm512_sub_epi32(dot[m][v], _mm512_set1_epi32(aux_of(at, m, b + sub / 2)->c32));
+        half_q6_k(sum, dot, at, w, b, sub + 1, rows, panels);
     }
 }
 
@@ -240,11 +294,9 @@ CPU_INLINE void block_q6_k(__m512 sum[ROWS_MAX][PANELS_MAX], const tile_at *at, 
 CPU_INLINE tile_at tile_begin(const cpu_tile *t, int64_t row, int64_t panel, const int rows, const int panels)
 {
     tile_at at;
+    at.blocks = t->x->cols / CPU_BLOCK;
     CPU_EACH(v, panels)
-    {
-        at.scales[v] = t->w.data + (size_t)(panel + v) * t->w.panel_bytes;
-        at.numbers[v] = at.scales[v] + t->w.numbers;
-    }
+    at.w[v] = t->w.data + (size_t)(panel + v) * t->w.panel_bytes;
     CPU_EACH(m, rows)
     {
         at.x[m] = t->x->data + (t->row0 + row + m) * t->x->row_bytes;
@@ -253,14 +305,16 @@ CPU_INLINE tile_at tile_begin(const cpu_tile *t, int64_t row, int64_t panel, con
     return at;
 }
 
-CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
-                         const __m512 sum[ROWS_MAX][PANELS_MAX], const int rows, const int panels)
+CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel, const tile_sum sum, const int rows,
+                         const int panels)
 {
     CPU_EACH(v, panels)
     {
         float *y = cpu_tile_at(t, row, panel + v);
+        __mmask16 columns = cpu_panel_columns(t, panel + v);
+        int64_t stride = t->y_stride;
         CPU_EACH(m, rows)
-        _mm512_mask_storeu_ps(y + m * t->y_stride, cpu_panel_columns(t, panel + v), sum[m][v]);
+        _mm512_mask_storeu_ps(y + m * stride, columns, sum[m][v]);
     }
 }
 
@@ -282,17 +336,17 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
         }                                                                                    \
     }
 
-#define TILE_KERNEL(layout)                                                                      \
+#define TILE_KERNEL(layout, unit_k, unit_bytes)                                                  \
     CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, const int rows, \
                                   const int panels)                                              \
     {                                                                                            \
         tile_at at = tile_begin(t, row, panel, rows, panels);                                    \
-        __m512 sum[ROWS_MAX][PANELS_MAX];                                                        \
+        tile_sum sum;                                                                            \
         CPU_EACH(m, rows)                                                                        \
         CPU_EACH(v, panels)                                                                      \
         sum[m][v] = _mm512_setzero_ps();                                                         \
-        for (int64_t b = 0; b < t->w.blocks; b++)                                                \
-            block_##layout(sum, &at, b, rows, panels);                                           \
+        for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes))  \
+            unit_##layout(sum, &at, w, b, rows, panels);                                         \
         tile_end(t, row, panel, sum, rows, panels);                                              \
     }                                                                                            \
     TILE_ROWS(layout, pair, 2)                                                                   \
@@ -300,18 +354,20 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
     static void kernel_##layout(const cpu_tile *t)                                               \
     {                                                                                            \
         int64_t end = t->panel0 + t->panels;                                                     \
-        for (int64_t panel = t->panel0; panel < end; panel += 2)                                 \
-            for (int64_t row = 0, n; row < t->rows; row += n) {                                  \
-                n = cpu_tile_rows(t->rows - row, ROWS_MAX);                                      \
-                (panel + 1 < end ? pair_##layout : single_##layout)(t, row, panel, n);           \
+        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                            \
+            n = t->rows <= STREAM_ROWS ? 1 : QR_MIN(2, end - panel);                             \
+            for (int64_t row = 0, rows; row < t->rows; row += rows) {                            \
+                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                   \
+                (n == 2 ? pair_##layout : single_##layout)(t, row, panel, rows);                 \
             }                                                                                    \
+        }                                                                                        \
     }
 
-TILE_KERNEL(q8_0)
-TILE_KERNEL(q4_0)
-TILE_KERNEL(q4_1)
-TILE_KERNEL(q4_k)
-TILE_KERNEL(q6_k)
+TILE_KERNEL(q8_0, 64, 1088)
+TILE_KERNEL(q4_0, 64, 576)
+TILE_KERNEL(q4_1, 32, 320)
+TILE_KERNEL(q4_k, 256, 2368)
+TILE_KERNEL(q6_k, 256, 3392)
 
 /* ---- Activations ---- */
 

@@ -102,8 +102,10 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
     CPU_EACH(v, panels)
     {
         float *y = cpu_tile_at(t, row, panel + v);
+        __mmask16 columns = cpu_panel_columns(t, panel + v);
+        int64_t stride = t->y_stride;
         CPU_EACH(m, rows)
-        _mm512_mask_storeu_ps(y + m * t->y_stride, cpu_panel_columns(t, panel + v), sum[m][v]);
+        _mm512_mask_storeu_ps(y + m * stride, columns, sum[m][v]);
     }
 }
 
@@ -134,7 +136,7 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
         CPU_EACH(m, rows)                                                                        \
         CPU_EACH(v, panels)                                                                      \
         sum[m][v] = _mm512_setzero_ps();                                                         \
-        for (int64_t b = 0; b < t->w.blocks; b++)                                                \
+        for (int64_t b = 0; b < t->w.units; b++)                                                \
             block_##layout(sum, &at, b, t->x->cols, rows, panels);                               \
         tile_end(t, row, panel, sum, rows, panels);                                              \
     }                                                                                            \

@@ -10,27 +10,21 @@
 const cpu_layout_traits cpu_layouts[CPU_LAYOUT_COUNT] = {
     [CPU_LAYOUT_PARTS] = {"parts", 1, 0, 0},      [CPU_LAYOUT_F32] = {"f32", 1, 0, 64},
     [CPU_LAYOUT_F16] = {"f16", 1, 0, 32},         [CPU_LAYOUT_BF16] = {"bf16", 2, 0, 64},
-    [CPU_LAYOUT_Q8_0] = {"q8_0", 32, 32, 512},    [CPU_LAYOUT_Q4_0] = {"q4_0", 32, 32, 256},
-    [CPU_LAYOUT_Q4_1] = {"q4_1", 32, 64, 256},    [CPU_LAYOUT_Q4_K] = {"q4_k", 256, 320, 2048},
-    [CPU_LAYOUT_Q6_K] = {"q6_k", 256, 288, 3072},
+    [CPU_LAYOUT_Q8_0] = {"q8_0", 64, 64, 1088},   [CPU_LAYOUT_Q4_0] = {"q4_0", 64, 64, 576},
+    [CPU_LAYOUT_Q4_1] = {"q4_1", 32, 64, 320},    [CPU_LAYOUT_Q4_K] = {"q4_k", 256, 320, 2368},
+    [CPU_LAYOUT_Q6_K] = {"q6_k", 256, 320, 3392},
 };
 
-static int64_t layout_blocks(cpu_layout layout, int64_t cols)
+static int64_t layout_units(cpu_layout layout, int64_t cols)
 {
-    return (cols + cpu_layouts[layout].block - 1) / cpu_layouts[layout].block;
-}
-
-static size_t scale_area(cpu_layout layout, int64_t cols)
-{
-    return QR_ROUND_UP((size_t)layout_blocks(layout, cols) * (size_t)cpu_layouts[layout].scale_bytes,
-                       (size_t)64);
+    return (cols + cpu_layouts[layout].unit - 1) / cpu_layouts[layout].unit;
 }
 
 /* Panels that a kernel reads side by side must not start in the same cache set. */
 size_t cpu_panel_bytes(cpu_layout layout, int64_t cols)
 {
-    size_t numbers = (size_t)layout_blocks(layout, cols) * (size_t)cpu_layouts[layout].number_bytes;
-    size_t bytes = QR_ROUND_UP(scale_area(layout, cols) + numbers, (size_t)64);
+    size_t bytes =
+        QR_ROUND_UP((size_t)layout_units(layout, cols) * (size_t)cpu_layouts[layout].bytes, (size_t)64);
     return bytes > 0 && bytes % 4096 == 0 ? bytes + 64 : bytes;
 }
 
@@ -39,8 +33,7 @@ cpu_panels cpu_panels_of(const qr_weight *weight)
     cpu_layout layout = (cpu_layout)weight->layout;
     return (cpu_panels){.data = weight->packed,
                         .panel_bytes = cpu_panel_bytes(layout, weight->cols),
-                        .numbers = scale_area(layout, weight->cols),
-                        .blocks = layout_blocks(layout, weight->cols),
+                        .units = layout_units(layout, weight->cols),
                         .rows = weight->rows};
 }
 
@@ -138,18 +131,12 @@ static cpu_layout format_layout(qr_format format, qr_dtype compute)
         return dense_layout(compute);
     switch (format) {
     case QR_FORMAT_q8_0:
-    case QR_FORMAT_q5_0: /* five signed bits are eight signed bits */
-        return CPU_LAYOUT_Q8_0;
-    case QR_FORMAT_q4_0:
-        return CPU_LAYOUT_Q4_0;
-    case QR_FORMAT_q4_1:
-        return CPU_LAYOUT_Q4_1;
-    case QR_FORMAT_q4_k:
-        return CPU_LAYOUT_Q4_K;
-    case QR_FORMAT_q6_k:
-        return CPU_LAYOUT_Q6_K;
-    default:
-        return CPU_LAYOUT_PARTS;
+    case QR_FORMAT_q5_0: /* five signed bits are eight signed bits */ return CPU_LAYOUT_Q8_0;
+    case QR_FORMAT_q4_0: return CPU_LAYOUT_Q4_0;
+    case QR_FORMAT_q4_1: return CPU_LAYOUT_Q4_1;
+    case QR_FORMAT_q4_k: return CPU_LAYOUT_Q4_K;
+    case QR_FORMAT_q6_k: return CPU_LAYOUT_Q6_K;
+    default: return CPU_LAYOUT_PARTS;
     }
 }
 

@@ -8,9 +8,15 @@
 /* ---- From the container's blocks, row by row ---- */
 
 typedef struct panel_out {
-    uint8_t *scales, *numbers;
+    uint8_t *panel;
     int r; /* row in the panel */
 } panel_out;
+
+/* The unit that block `block` of `size` k lies in. */
+static uint8_t *unit_of(panel_out p, cpu_layout layout, int64_t block, int size)
+{
+    return p.panel + block * size / cpu_layouts[layout].unit * cpu_layouts[layout].bytes;
+}
 
 static void put_half(uint8_t *halves, int64_t i, uint16_t half) { memcpy(halves + 2 * i, &half, 2); }
 
@@ -22,32 +28,34 @@ static void write_dense(const qr_weight *w, cpu_layout layout, int64_t row, pane
             cpu_weight_stretch(w, row, k, QR_MIN(CPU_SUPER, w->cols - k), values);
         float value = values[k % CPU_SUPER];
         if (layout == CPU_LAYOUT_F32)
-            memcpy(p.numbers + (k * CPU_PANEL + p.r) * 4, &value, 4);
+            memcpy(p.panel + (k * CPU_PANEL + p.r) * 4, &value, 4);
         else if (layout == CPU_LAYOUT_F16)
-            put_half(p.numbers, k * CPU_PANEL + p.r, qr_f32_to_f16(value));
+            put_half(p.panel, k * CPU_PANEL + p.r, qr_f32_to_f16(value));
         else
-            put_half(p.numbers, (k / 2 * CPU_PANEL + p.r) * 2 + k % 2, qr_f32_to_bf16(value));
+            put_half(p.panel, (k / 2 * CPU_PANEL + p.r) * 2 + k % 2, qr_f32_to_bf16(value));
     }
 }
 
 static void write_q8_0(const qr_q8_0_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
-        put_half(p.scales, b * CPU_PANEL + p.r, blocks[b].d);
+        uint8_t *unit = unit_of(p, CPU_LAYOUT_Q8_0, b, 32), *numbers = unit + 64 + b % 2 * 512;
+        put_half(unit, b % 2 * CPU_PANEL + p.r, blocks[b].d);
         for (int k = 0; k < 32; k++)
-            p.numbers[b * 512 + k / 4 * 64 + p.r * 4 + k % 4] = (uint8_t)(blocks[b].q[k] + 128);
+            numbers[k / 4 * 64 + p.r * 4 + k % 4] = (uint8_t)(blocks[b].q[k] + 128);
     }
 }
 
 static void write_q5_0(const qr_q5_0_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
+        uint8_t *unit = unit_of(p, CPU_LAYOUT_Q8_0, b, 32), *numbers = unit + 64 + b % 2 * 512;
         uint32_t high;
         memcpy(&high, blocks[b].high, 4);
-        put_half(p.scales, b * CPU_PANEL + p.r, blocks[b].d);
+        put_half(unit, b % 2 * CPU_PANEL + p.r, blocks[b].d);
         for (int k = 0; k < 32; k++) {
             int q = (blocks[b].q[k % 16] >> (k / 16 * 4) & 15) | (int)(high >> k & 1) << 4;
-            p.numbers[b * 512 + k / 4 * 64 + p.r * 4 + k % 4] = (uint8_t)(q - 16 + 128);
+            numbers[k / 4 * 64 + p.r * 4 + k % 4] = (uint8_t)(q - 16 + 128);
         }
     }
 }
@@ -62,24 +70,26 @@ static void put_nibbles(uint8_t *numbers, const uint8_t q[16], int r)
 static void write_q4_0(const qr_q4_0_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
-        put_half(p.scales, b * CPU_PANEL + p.r, blocks[b].d);
-        put_nibbles(p.numbers + b * 256, blocks[b].q, p.r);
+        uint8_t *unit = unit_of(p, CPU_LAYOUT_Q4_0, b, 32);
+        put_half(unit, b % 2 * CPU_PANEL + p.r, blocks[b].d);
+        put_nibbles(unit + 64 + b % 2 * 256, blocks[b].q, p.r);
     }
 }
 
 static void write_q4_1(const qr_q4_1_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
-        put_half(p.scales, b * 2 * CPU_PANEL + p.r, blocks[b].d);
-        put_half(p.scales, (b * 2 + 1) * CPU_PANEL + p.r, blocks[b].m);
-        put_nibbles(p.numbers + b * 256, blocks[b].q, p.r);
+        uint8_t *unit = unit_of(p, CPU_LAYOUT_Q4_1, b, 32);
+        put_half(unit, p.r, blocks[b].d);
+        put_half(unit, CPU_PANEL + p.r, blocks[b].m);
+        put_nibbles(unit + 64, blocks[b].q, p.r);
     }
 }
 
 static void write_q4_k(const qr_q4_k_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
-        uint8_t *scales = p.scales + b * cpu_layouts[CPU_LAYOUT_Q4_K].scale_bytes;
+        uint8_t *scales = unit_of(p, CPU_LAYOUT_Q4_K, b, CPU_SUPER);
         put_half(scales, p.r, blocks[b].d);
         put_half(scales, CPU_PANEL + p.r, blocks[b].dmin);
         for (int j = 0; j < 8; j++) {
@@ -89,14 +99,14 @@ static void write_q4_k(const qr_q4_k_block *blocks, int64_t count, panel_out p)
             scales[192 + j * CPU_PANEL + p.r] = (uint8_t)min;
         }
         for (int i = 0; i < 128; i++)
-            p.numbers[b * 2048 + i / 4 * 64 + p.r * 4 + i % 4] = blocks[b].q[i];
+            scales[320 + i / 4 * 64 + p.r * 4 + i % 4] = blocks[b].q[i];
     }
 }
 
 static void write_q6_k(const qr_q6_k_block *blocks, int64_t count, panel_out p)
 {
     for (int64_t b = 0; b < count; b++) {
-        uint8_t *scales = p.scales + b * cpu_layouts[CPU_LAYOUT_Q6_K].scale_bytes;
+        uint8_t *scales = unit_of(p, CPU_LAYOUT_Q6_K, b, CPU_SUPER);
         put_half(scales, p.r, blocks[b].d);
         for (int j = 0; j < 16; j++)
             scales[32 + j * CPU_PANEL + p.r] = (uint8_t)blocks[b].scales[j];
@@ -104,7 +114,7 @@ static void write_q6_k(const qr_q6_k_block *blocks, int64_t count, panel_out p)
             int half = k / 128, in_half = k % 128;
             int low = blocks[b].low[half * 64 + in_half % 64] >> (in_half / 64 * 4) & 15;
             int high = blocks[b].high[half * 32 + in_half % 32] >> (in_half / 32 * 2) & 3;
-            uint8_t *sub = p.numbers + b * 3072 + k / 16 * 192;
+            uint8_t *sub = scales + 320 + k / 16 * 192;
             int step = k % 16 / 4, at = p.r * 4 + k % 4;
             sub[step % 2 * 64 + at] |= (uint8_t)(low << (step / 2 * 4));
             sub[128 + at] |= (uint8_t)(high << (step * 2));
@@ -118,8 +128,7 @@ void cpu_pack_panel_generic(const qr_weight *w, cpu_layout layout, int64_t panel
     parts.layout = CPU_LAYOUT_PARTS;
     size_t row_bytes = qr_format_row_bytes(w->format, w->cols);
     int64_t blocks = w->cols / qr_format_get(w->format)->block;
-    qr_weight shape = {.rows = w->rows, .cols = w->cols, .layout = layout};
-    panel_out p = {.scales = out, .numbers = out + cpu_panels_of(&shape).numbers};
+    panel_out p = {.panel = out};
     for (int64_t row = panel * CPU_PANEL; row < QR_MIN((panel + 1) * CPU_PANEL, w->rows); row++, p.r++) {
         const void *from = (const uint8_t *)w->part[QR_PART_DATA].data + (size_t)row * row_bytes;
         switch (w->format) {
@@ -215,12 +224,12 @@ void cpu_pack_panel_dummy(const qr_weight *w, cpu_layout layout, int64_t panel, 
     const cpu_layout_traits *traits = &cpu_layouts[layout];
     uint64_t state = dummy_state(w, panel, seed);
     if (traits->scale_bytes == 0) {
-        dummy_dense(layout, at.blocks * traits->number_bytes / (layout == CPU_LAYOUT_F32 ? 4 : 2), &state,
-                    out + at.numbers);
+        dummy_dense(layout, at.units * traits->bytes / (layout == CPU_LAYOUT_F32 ? 4 : 2), &state, out);
         return;
     }
-    for (int64_t b = 0; b < at.blocks; b++)
-        dummy_scales(layout, out + b * traits->scale_bytes);
-    for (int64_t i = 0; i < at.blocks * traits->number_bytes; i++)
-        out[at.numbers + (size_t)i] = dummy_byte(layout, qr_rng_next(&state));
+    for (int64_t unit = 0; unit < at.units; unit++, out += traits->bytes) {
+        dummy_scales(layout, out);
+        for (int i = traits->scale_bytes; i < traits->bytes; i++)
+            out[i] = dummy_byte(layout, qr_rng_next(&state));
+    }
 }
