@@ -46,18 +46,21 @@ static qr_status bench_limits(bench *b, qr_error *err)
     return status;
 }
 
-/* The read limit of this machine with these threads, for shares. */
+/* The read limit of this machine with these threads, for shares: the best of the page and load sizes. */
 static double read_limit(int threads)
 {
     char *json = NULL;
     qr_json *limits = NULL;
-    double bytes_per_s = 0;
+    double best = 0;
     if (qr_bench_limits(threads, false, &json, NULL) == QR_OK &&
-        qr_json_parse(qr_str_of(json), &qr_json_limits_file, &limits, NULL) == QR_OK)
-        bytes_per_s = qr_json_number(qr_json_get(limits, "read_bytes_per_s"), 0);
+        qr_json_parse(qr_str_of(json), &qr_json_limits_file, &limits, NULL) == QR_OK) {
+        const qr_json *read = qr_json_get(limits, "read");
+        for (void *it = qr_json_iter(read); it != NULL; it = qr_json_iter_next(read, it))
+            best = QR_MAX(best, qr_json_number(qr_json_get(qr_json_iter_value(it), "all_threads"), 0));
+    }
     qr_json_free(limits);
     qr_string_free(json);
-    return bytes_per_s;
+    return best * 1e9;
 }
 
 /* ---- Requests of random ids ------------------------------------------------------------------------------------ */

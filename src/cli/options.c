@@ -123,19 +123,14 @@ static qr_status set_value(cli_options *options, const setting *s, const char *v
     void *field = (char *)options + s->offset;
     cli_list *list = field;
     switch (s->kind) {
-    case STRING:
-        *(const char **)field = value;
-        return QR_OK;
+    case STRING: *(const char **)field = value; return QR_OK;
     case INT:
     case INT64:
     case BYTES:
-    case U64:
-        return set_number(s, field, value, err);
-    case FLOAT:
-        return set_float(s, field, value, err);
+    case U64: return set_number(s, field, value, err);
+    case FLOAT: return set_float(s, field, value, err);
     case FLAG:
-    case UNFLAG:
-        return set_flag(s, field, value, err);
+    case UNFLAG: return set_flag(s, field, value, err);
     case LIST:
         if (list->count == CLI_LIST_MAX)
             return qr_fail(err, QR_INVALID_ARGUMENT, "--%s: given more than %d times", s->name, CLI_LIST_MAX);
@@ -189,8 +184,9 @@ static int edit_distance(const char *a, size_t a_len, const char *b)
 
 static qr_status unknown_option(cli_verb verb, const char *name, size_t len, qr_error *err)
 {
-    const char *nearest = NULL;
     int best = (int)len / 2 + 1;
+    const char *nearest = edit_distance(name, len, "help") < best ? "help" : NULL;
+    best = nearest != NULL ? edit_distance(name, len, "help") : best;
     for (size_t i = 0; i < QR_COUNT_OF(settings); i++) {
         int distance = edit_distance(name, len, settings[i].name);
         if ((settings[i].verbs & (unsigned)verb) == 0 || distance >= best)

@@ -36,8 +36,10 @@ int cli_template(cli_options *options)
         qr_buf_append_cstr(&wrapped, list ? "}" : "");
         status = qr_template_render(tokenizer, wrapped.data, wrapped.len, &prompt, &bytes, &err);
     }
-    if (status == QR_OK)
-        fwrite(prompt, 1, bytes, stdout);
+    /* The marker inside message text that spells a special token (qr_template_render) is for the encoder only. */
+    for (size_t i = 0; status == QR_OK && i < bytes; i++)
+        if ((unsigned char)prompt[i] != 0xFF)
+            putchar(prompt[i]);
     qr_string_free(prompt);
     qr_buf_release(&request);
     qr_buf_release(&wrapped);
