@@ -58,10 +58,10 @@ struct qr_engine {
     bool closing, draining;
     int news_fd;
     qr_request *requests[FAKE_REQUESTS_MAX];
-    size_t capacity;     /* requests accepted at once; then QR_BUSY */
-    int step_us;         /* time of a step */
-    bool healthy, stuck; /* stuck: no token comes */
-    uint64_t cancels, submitted;
+    _Atomic size_t capacity;     /* requests accepted at once; then QR_BUSY */
+    _Atomic int step_us;         /* time of a step */
+    _Atomic bool healthy, stuck; /* stuck: no token comes */
+    _Atomic uint64_t cancels, submitted;
 };
 struct qr_poller {
     qr_engine *engine;

@@ -112,13 +112,13 @@ static void rig_read(int fd, const char *until, int ms, qr_buf *out)
     }
 }
 
-/* Sends bytes on a new connection and returns what came until the close (or 2 s); freed by the caller. */
+/* Sends bytes on a new connection and returns what came until the close (or 20 s); freed by the caller. */
 static inline char *rig_raw(const rig *r, const char *bytes, size_t len)
 {
     qr_buf out = {0};
     int fd = rig_connect(r);
     rig_send(fd, bytes, len);
-    rig_read(fd, NULL, 2000, &out);
+    rig_read(fd, NULL, 20000, &out);
     close(fd);
     return out.data != NULL ? out.data : strdup("");
 }
