@@ -7,12 +7,14 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 JOBS ?= $(shell nproc)
 SOURCES = $(shell git ls-files -- '*.c' '*.h')
 
-.PHONY: all serve test e2e cuda bench format check-format asan tsan fuzz clean
+.PHONY: all program serve test e2e cuda bench format check-format asan tsan fuzz clean
 all: build/build.ninja
 	@ninja -C build -j $(JOBS)
+program: build/build.ninja
+	@ninja -C build -j $(JOBS) quire
 build/build.ninja:
 	@cmake --preset release
-serve: all
+serve: program
 	@model='$(MODEL)'; [ -n "$$model" ] || model=$$($(PYTHON) tools/fetch_model.py) || exit 1; \
 	exec build/quire serve "$$model" --host $(HOST) --port $(PORT) $(ARGS)
 test: all
@@ -21,7 +23,7 @@ e2e: all
 	@tools/run_tests.sh --e2e build $(JOBS)
 cuda:
 	@cmake --preset release -B build-cuda -DQR_CUDA=ON && ninja -C build-cuda -j $(JOBS)
-bench: all
+bench: program
 	@model='$(MODEL)'; [ -n "$$model" ] || model=$$($(PYTHON) tools/fetch_model.py) || exit 1; \
 	for what in limits throughput latency; do build/quire bench $$what "$$model" $(ARGS) || exit 1; done
 format:
