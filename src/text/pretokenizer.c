@@ -185,19 +185,20 @@ static void cut_bert(cutter *cut)
     push_piece(cut, begin, cut->source.end);
 }
 
+/* A character of no script goes with what is before it; at the beginning the reference drops it. */
 static void cut_scripts(cutter *cut)
 {
-    size_t begin = cut->source.begin;
-    int before = 0; /* script 0 joins any; a text starts with none, which is not 0 but joins, too */
-    for (size_t at = begin; at < cut->source.end;) {
+    size_t begin = cut->source.end;
+    int before = 0;
+    for (size_t at = cut->source.begin; at < cut->source.end;) {
         uint32_t c;
         size_t len = qr_unicode_next(cut->text + at, &c);
         int script = qr_unicode_of(c)->script;
-        if (script != 0 && before != 0 && script != before) {
+        if (script != 0 && script != before) {
             push_piece(cut, begin, at);
             begin = at;
+            before = script;
         }
-        before = script;
         at += len;
     }
     push_piece(cut, begin, cut->source.end);

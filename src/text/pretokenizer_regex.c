@@ -44,8 +44,10 @@ typedef struct translator {
     const char *problem;
 } translator;
 
-static const char word_class[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}"
-                                 "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
+/* \w inside a class; outside of one Oniguruma also counts six fractions and superscripts of Latin-1. */
+static const char word_class[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"
+                                 "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
+static const char word_extra[] = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 
 static void name_range(translator *t, uint32_t first, uint32_t last)
 {
@@ -162,14 +164,19 @@ static void escape(translator *t, bool in_class, uint32_t *value)
     case 'v': *value = '\v'; return;
     case 'a': *value = 7; return;
     case 'e': *value = 27; return;
-    case 'w': qr_buf_printf(&t->out, in_class ? "%s" : "[%s]", word_class); return;
+    case 'w':
+        if (in_class)
+            qr_buf_append_cstr(&t->out, word_class);
+        else
+            qr_buf_printf(&t->out, "[%s%s]", word_class, word_extra);
+        return;
     case 'W':
         if (in_class)
             t->problem = "\\W inside a class";
-        qr_buf_printf(&t->out, "[^%s]", word_class);
+        qr_buf_printf(&t->out, "[^%s%s]", word_class, word_extra);
         return;
     case 'h': qr_buf_append_cstr(&t->out, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]"); return;
-    case 's': case 'S': case 'd': case 'D': case 'X': case 'R':
+    case 's': case 'S': case 'd': case 'D': case 'R':
         qr_buf_printf(&t->out, "\\%c", kind);
         return;
     case 'b': case 'B': case 'A': case 'z': case 'Z': case 'G':
@@ -222,13 +229,12 @@ static void class_member(translator *t)
     }
 }
 
-/* [[:name:]] by categories; false: not one. */
+/* [[:name:]] by categories; false: not one. Names whose members are no union of categories are refused. */
 static bool posix_class(translator *t)
 {
     static const struct { const char *name, *value; } names[] = {
-        {"[:alpha:]", "\\p{L}\\p{M}"}, {"[:digit:]", "\\p{Nd}"}, {"[:space:]", "\\s"}, {"[:upper:]", "\\p{Lu}"},
-        {"[:lower:]", "\\p{Ll}"}, {"[:punct:]", "\\p{P}$+<=>^`|~"}, {"[:alnum:]", "\\p{L}\\p{M}\\p{Nd}"},
-        {"[:word:]", word_class}, {"[:xdigit:]", "0-9a-fA-F"}};
+        {"[:digit:]", "\\p{Nd}"}, {"[:space:]", "\\s"}, {"[:punct:]", "\\p{P}\\p{S}"}, {"[:word:]", word_class},
+        {"[:xdigit:]", "0-9a-fA-F"}};
     qr_str rest = qr_str_make(t->in.data + t->at, t->in.len - t->at);
     for (size_t i = 0; i < QR_COUNT_OF(names); i++) {
         if (!qr_str_starts(rest, qr_str_of(names[i].name)))
@@ -237,6 +243,8 @@ static bool posix_class(translator *t)
         t->at += strlen(names[i].name);
         return true;
     }
+    if (peek(t, 1) == ':')
+        t->problem = "unsupported POSIX class";
     return false;
 }
 

@@ -39,7 +39,7 @@ typedef enum qr_unicode_break {
 
 typedef struct qr_unicode_record {
     uint8_t general;
-    uint8_t script;          /* equal numbers: one script; 0: joins any (the space) */
+    uint8_t script;          /* equal numbers: one script; 0: none */
     uint8_t combining;       /* canonical combining class as a rank; 0: starter */
     uint8_t grapheme_break;
     uint16_t flags;

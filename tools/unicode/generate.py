@@ -124,21 +124,21 @@ def scripts():
     def together(a, b):
         return len(split.pre_tokenize_str(chr(a) + chr(b))) == 1
     out, groups = {}, []
-    runs = []
-    for text in chunks():
-        for piece, _ in split.pre_tokenize_str(text):
-            runs.append(piece)
-    for run in runs:
-        probe = ord(run[0]) if run[0] != " " else ord(run[1])
-        for number, other in enumerate(groups):
-            if together(probe, other):
+    last = 0
+    for c in CODE_POINTS:
+        if together(ord("a"), c) and together(0x3B1, c):
+            out[c] = 0
+            continue
+        if last and together(groups[last - 1], c):
+            out[c] = last
+            continue
+        for number, probe in enumerate(groups):
+            if together(probe, c):
                 break
         else:
             number = len(groups)
-            groups.append(probe)
-        for c in run:
-            out[ord(c)] = number + 1
-    out[ord(" ")] = 0
+            groups.append(c)
+        out[c] = last = number + 1
     return out
 
 
@@ -156,26 +156,24 @@ def compositions(nfd):
 
 def stand_ins(general, space, word, han):
     """Up to four old characters of each category, Han or not, and UTF-8 length: their category is the same in
-    every Unicode version, so a regular expression library of another version can be given them instead."""
-    old = unicodedata.ucd_3_2_0
+    every Unicode version, so a regular expression library of another version can be given them instead.  Where
+    Unicode 3.2 has none, those of this Python's (14 or older suits Debian 12's PCRE2) are taken."""
     out, counts = [], {}
-    for c in CODE_POINTS:
-        if c < 0x80 or c in space or c == 0x180E or 0x1E00 <= c < 0x2000:
-            continue
-        name = GENERAL[general[c]]
-        stable = old.category(chr(c)) == name and unicodedata.category(chr(c)) == name
-        if name == "Cn":
-            stable = c & 0xFFFE == 0xFFFE or 0xFDD0 <= c < 0xFDF0 or 0x380 <= c < 0x384
-        if not stable or (name in ("No", "So") and c in word):
-            continue
-        length = len(chr(c).encode())
-        key = (general[c], int(c in han), length)
-        # A letter whose case does not matter is safest under (?i).
-        if name in ("Lu", "Ll") and length < 4 and c < 0x100:
-            continue
-        counts[key] = counts.get(key, 0) + 1
-        if counts[key] <= 4:
-            out.append((*key, c))
+    for version in (unicodedata.ucd_3_2_0, unicodedata):
+        before = dict(counts)
+        for c in CODE_POINTS:
+            if c < 0x80 or c in space or c == 0x180E or 0x1E00 <= c < 0x2000:
+                continue
+            name = GENERAL[general[c]]
+            stable = version.category(chr(c)) == name and unicodedata.category(chr(c)) == name
+            if name == "Cn":
+                stable = c & 0xFFFE == 0xFFFE or 0xFDD0 <= c < 0xFDF0 or 0x380 <= c < 0x384
+            if not stable or (name in ("No", "So") and c in word) or (name in ("Lu", "Ll") and c < 0x100):
+                continue
+            key = (general[c], int(c in han), len(chr(c).encode()))
+            counts[key] = counts.get(key, 0) + 1
+            if key not in before and counts[key] <= 4:
+                out.append((*key, c))
     return out
 
 
