@@ -15,6 +15,8 @@ enum {
     ITEM_ROWS = 48,       /* query rows x heads of a prefill item */
     ITEMS_PER_THREAD = 6, /* enough to even out what the threads take */
     TILE_BLOCKS = CPU_ATTENTION_TILE / 8 + 1,
+    AHEAD_BLOCKS = 4,    /* prefetched while one is read: some 8 KB, what memory has under way */
+    AHEAD_SIZE_MAX = 32, /* longer blocks the hardware follows by itself */
     PARTIAL_BYTES_MAX = 64 << 20,
     INLINE_FLOPS = 200000 /* some 4 us: not worth a wake-up */
 };
@@ -208,16 +210,32 @@ static bool see_keys(const attention_job *job, const attention_item *item, int32
     return *from < *to;
 }
 
-/* Pages of the blocks that hold keys [key0 + from, key0 + to). */
-static void find_blocks(const attention_job *job, const attention_item *item, int32_t key0, int32_t from,
-                        int32_t to, const void **k, const void **v)
+static const void *block_page(const attention_job *job, const attention_item *item, int32_t block, bool value)
 {
-    int32_t size = job->pages->base.base.block_size, base = key0 / size;
-    const int32_t *table = job->table + (int64_t)item->seq * job->batch->table_stride;
-    for (int32_t b = (key0 + from) / size; b <= (key0 + to - 1) / size; b++) {
-        QR_ASSERT(table[b] >= 0 && table[b] < job->pages->base.base.n_blocks);
-        k[b - base] = cpu_pages_head(job->pages, job->layer, table[b], item->head, false);
-        v[b - base] = cpu_pages_head(job->pages, job->layer, table[b], item->head, true);
+    int32_t id = job->table[(int64_t)item->seq * job->batch->table_stride + block];
+    QR_ASSERT(id >= 0 && id < job->pages->base.base.n_blocks);
+    return cpu_pages_head(job->pages, job->layer, id, item->head, value);
+}
+
+/* Pages of the blocks that hold keys [key0 + from, key0 + to): all of K, all of V, and the first K blocks of the next
+ * tile (or again the last), which is the order in which they are read. Blocks before those keys stay NULL. */
+static void find_blocks(const attention_job *job, const attention_item *item, int32_t key0, int32_t from,
+                        int32_t to, const void **pages, cpu_attention_tile *t)
+{
+    int32_t size = t->block_size, base = key0 / size, first = (key0 + from) / size - base;
+    int32_t blocks = (key0 + to - 1) / size + 1 - base;
+    t->start = key0 % size;
+    t->k_blocks = pages;
+    t->v_blocks = pages + blocks;
+    for (int32_t b = 0; b < blocks; b++) {
+        pages[b] = b < first ? NULL : block_page(job, item, base + b, false);
+        pages[blocks + b] = b < first ? NULL : block_page(job, item, base + b, true);
+    }
+    int32_t tile_end = key0 + CPU_ATTENTION_TILE, length = job->batch->context_len[item->seq];
+    for (int32_t i = 0; i < AHEAD_BLOCKS; i++) {
+        int32_t block = tile_end / size + i;
+        bool more = tile_end < length && block * size < length && tile_end / CPU_ATTENTION_TILE < item->tile1;
+        pages[2 * blocks + i] = more ? block_page(job, item, block, false) : pages[2 * blocks - 1];
     }
 }
 
@@ -297,21 +315,17 @@ static void run_item(void *arg, int64_t chunk, int worker)
     const attention_item *item = &job->items[chunk];
     attention_rows r = worker_rows(job, worker);
     int32_t rows = item->rows * job->group, block_size = job->pages->base.base.block_size;
-    const void *k[TILE_BLOCKS], *v[TILE_BLOCKS];
+    const void *pages[2 * TILE_BLOCKS + AHEAD_BLOCKS];
     cpu_attention_kernel kernel = job->pages->kernels->attention[job->pages->base.base.dtype];
-    cpu_attention_tile t = {.k_blocks = k,
-                            .v_blocks = v,
-                            .block_size = block_size,
-                            .head_dim = job->head_dim,
-                            .scores = r.scores};
+    cpu_attention_tile t = {.block_size = block_size, .head_dim = job->head_dim, .scores = r.scores};
     load_queries(job, item, &r);
     for (int32_t tile = item->tile0; tile < item->tile1; tile++) {
         int32_t key0 = tile * CPU_ATTENTION_TILE, from = 0, to = 0;
         if (!see_keys(job, item, key0, &r, &from, &to))
             continue;
-        find_blocks(job, item, key0, from, to, k, v);
-        t.start = key0 % block_size;
-        for (int32_t m = 0; m < rows; m += t.rows) {
+        find_blocks(job, item, key0, from, to, pages, &t);
+        t.ahead = block_size <= AHEAD_SIZE_MAX ? AHEAD_BLOCKS : 0;
+        for (int32_t m = 0; m < rows; m += t.rows, t.ahead = 0) {
             t.rows = QR_MIN(rows - m, (int32_t)CPU_ATTENTION_ROWS);
             run_row_group(job, kernel, &t, &r, m);
         }

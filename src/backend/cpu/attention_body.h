@@ -33,6 +33,13 @@ SIMD_INLINE vf load_kv_some(const void *base, int64_t index, int32_t left, const
     return load_kv(some, 0, dtype);
 }
 
+/* The cache line that holds item `index` of a page, into L2: blocks that do not ascend are runs of some 2 KB, too short
+ * for the hardware's own prefetcher (a Zen 4 core: 11 GB/s alone, 12 with prefetches into L1, 20 into L2). */
+SIMD_INLINE void fetch_kv(const void *base, int64_t index, const qr_dtype dtype)
+{
+    __builtin_prefetch((const char *)base + index * (dtype == QR_DTYPE_F32 ? 4 : 2), 0, 2);
+}
+
 SIMD_INLINE const void *offset_kv(const void *base, int64_t index, const qr_dtype dtype)
 {
     return (const char *)base + index * (dtype == QR_DTYPE_F32 ? 4 : 2);
@@ -43,12 +50,15 @@ SIMD_INLINE void score_groups(const cpu_attention_tile *t, int32_t group0, const
                               const qr_dtype dtype)
 {
     const int64_t dim = t->head_dim;
-    const void *k[8];
+    const void *k[8], *next[8];
+    const int64_t line = 64 / (dtype == QR_DTYPE_F32 ? 4 : 2), fetch_step = VF >= line ? 1 : line / VF;
     vf acc[CPU_ATTENTION_ROWS][8];
 #pragma GCC unroll 8
     for (int g = 0; g < groups; g++) {
         uint32_t slot = (uint32_t)(t->start + (group0 + g) * VF), block = slot / (uint32_t)t->block_size;
-        k[g] = offset_kv(t->k_blocks[block], (slot - block * (uint32_t)t->block_size) * dim, dtype);
+        int64_t at = (slot - block * (uint32_t)t->block_size) * dim;
+        k[g] = offset_kv(t->k_blocks[block], at, dtype);
+        next[g] = t->ahead > 0 ? offset_kv(t->k_blocks[block + (uint32_t)t->ahead], at, dtype) : NULL;
     }
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
@@ -57,6 +67,10 @@ SIMD_INLINE void score_groups(const cpu_attention_tile *t, int32_t group0, const
             acc[m][g] = vf_set(0);
     for (int64_t d = 0; d < dim; d++) {
         vf key[8];
+        if (t->ahead > 0 && d % fetch_step == 0)
+#pragma GCC unroll 8
+            for (int g = 0; g < groups; g++)
+                fetch_kv(next[g], d * VF, dtype);
 #pragma GCC unroll 8
         for (int g = 0; g < groups; g++)
             key[g] = load_kv(k[g], d * VF, dtype);
@@ -103,7 +117,7 @@ SIMD_INLINE void softmax_row(const cpu_attention_tile *t, int m, int32_t group0,
 SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_t to, int32_t col0,
                                int32_t left, const int rows, const int vectors, const qr_dtype dtype)
 {
-    const int64_t dim = t->head_dim;
+    const int64_t dim = t->head_dim, line = 64 / (dtype == QR_DTYPE_F32 ? 4 : 2);
     vf acc[CPU_ATTENTION_ROWS][8];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
@@ -114,8 +128,15 @@ SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_
         int32_t block = (t->start + key) / t->block_size, slot = (t->start + key) % t->block_size;
         int32_t end = QR_MIN(to, key + t->block_size - slot);
         const void *v = offset_kv(t->v_blocks[block], slot * dim + col0, dtype);
+        const void *next =
+            t->ahead > 0 ? offset_kv(t->v_blocks[block + t->ahead], slot * dim + col0, dtype) : NULL;
         for (; key < end; key++, v = offset_kv(v, dim, dtype)) {
             vf value[8];
+            if (t->ahead > 0) {
+                for (int32_t i = 0; i < vectors * VF; i += (int32_t)line)
+                    fetch_kv(next, i, dtype);
+                next = offset_kv(next, dim, dtype);
+            }
 #pragma GCC unroll 8
             for (int n = 0; n < vectors; n++)
                 value[n] = vectors == 1 ? load_kv_some(v, 0, left, dtype) : load_kv(v, n * VF, dtype);

@@ -1,6 +1,8 @@
-/* KV pages. A layer's memory is [block][K of all heads, then V of all heads]; a head's K in a block lies
- * [key group][head_dim][lanes], so that the scores of `lanes` keys come from whole vectors, and its V
- * [key][head_dim]. Private to kv.c and attention.c. Thread: the engine thread and the pool within an op. */
+/* KV pages. A layer's memory is [K, then V][head][block]: a head's blocks lie side by side, so that a sequence whose
+ * blocks ascend, as they do in a fresh pool, is read as one stream (32 GB/s against 12 for 2 KB pieces on a Zen 4
+ * core). A head's K in a block lies [key group][head_dim][lanes], so that the scores of `lanes` keys come from
+ * whole vectors, and its V [key][head_dim].
+ * Private to kv.c and attention.c. Thread: the engine thread and the pool within an op. */
 #ifndef QR_BACKEND_CPU_KV_H
 #define QR_BACKEND_CPU_KV_H
 
@@ -12,13 +14,13 @@ typedef struct cpu_pages {
     size_t item_bytes;
 } cpu_pages;
 
-/* K of a head in a block; its V lies kv_heads heads further. */
 static inline char *cpu_pages_head(const cpu_pages *pages, int layer, int64_t block, int64_t head, bool value)
 {
-    const qr_kv_spec *spec = &pages->base.base.specs[layer];
-    int64_t heads = spec->n_kv_heads, per_head = (int64_t)spec->head_dim * pages->base.base.block_size;
-    int64_t index = (block * 2 * heads + (value ? heads : 0) + head) * per_head;
-    return (char *)pages->base.pages[layer] + (size_t)index * pages->item_bytes;
+    const qr_kv *kv = &pages->base.base;
+    const qr_kv_spec *spec = &kv->specs[layer];
+    int64_t run = (value ? spec->n_kv_heads : 0) + head;
+    size_t index = (size_t)(run * kv->n_blocks + block) * (size_t)spec->head_dim * (size_t)kv->block_size;
+    return (char *)pages->base.pages[layer] + index * pages->item_bytes;
 }
 
 #endif

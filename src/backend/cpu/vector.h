@@ -20,7 +20,9 @@ enum { CPU_ATTENTION_ROWS = 6, CPU_ATTENTION_TILE = 256 };
  * K lies as [key group][head_dim][lanes], V as [key][head_dim], both in blocks (pages) of block_size keys. */
 typedef struct cpu_attention_tile {
     const void *const *k_blocks; /* [blocks of the tile] pages of this KV head */
-    const void *const *v_blocks;
+    const void *const
+        *v_blocks; /* the same; with `ahead` set, v_blocks = k_blocks + blocks, then `ahead` more */
+    int32_t ahead; /* > 0: pages come from memory; prefetch so many blocks ahead */
     int32_t start; /* slot of the tile's first key in the first block */
     int32_t block_size, head_dim;
     int32_t rows;
