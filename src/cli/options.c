@@ -182,6 +182,42 @@ static int edit_distance(const char *a, size_t a_len, const char *b)
     return row[b_len];
 }
 
+/* Options of vLLM that Quire does not take: refused with the reason, or passed over where leaving them out changes no
+ * answer. A name that ends in '-' stands for all that begin with it. */
+static const struct foreign {
+    const char *name;
+    const char *refusal; /* NULL: passed over */
+    bool has_value;
+} foreign_options[] = {
+    {"ssl-", "TLS is not served yet: put a proxy in front", true},
+    {"tensor-parallel-size", "several devices are not served yet", true},
+    {"pipeline-parallel-size", "several devices are not served yet", true},
+    {"data-parallel-size", "several replicas in one process are not served", true},
+    {"quantization", "read from the checkpoint; AWQ, GPTQ, FP8 and INT8 are not served yet", true},
+    {"speculative-config", "speculative decoding is not served yet", true},
+    {"enable-lora", "LoRA adapters are not served yet", false},
+    {"lora-modules", "LoRA adapters are not served yet", true},
+    {"tokenizer", "the tokenizer is the checkpoint's", true},
+    {"trust-remote-code", NULL, false},
+    {"enforce-eager", NULL, false},
+    {"enable-chunked-prefill", NULL, false},
+    {"disable-log-requests", NULL, false},
+    {"disable-log-stats", NULL, false},
+    {"swap-space", NULL, true},
+};
+
+static const struct foreign *find_foreign(const char *name, size_t len)
+{
+    for (size_t i = 0; i < QR_COUNT_OF(foreign_options); i++) {
+        const char *known = foreign_options[i].name;
+        size_t known_len = strlen(known);
+        bool prefix = known[known_len - 1] == '-' && len > known_len && strncmp(name, known, known_len) == 0;
+        if (prefix || same_name(name, len, known))
+            return &foreign_options[i];
+    }
+    return NULL;
+}
+
 static qr_status unknown_option(cli_verb verb, const char *name, size_t len, qr_error *err)
 {
     int best = (int)len / 2 + 1;
@@ -230,6 +266,14 @@ static qr_status parse_option(cli_options *options, cli_verb verb, int left, cha
     size_t len = equals != NULL ? (size_t)(equals - name) : strlen(name);
     *used = 1;
     const setting *s = find_setting(verb, name, len);
+    const struct foreign *foreign = s == NULL ? find_foreign(name, len) : NULL;
+    if (foreign != NULL && foreign->refusal != NULL)
+        return qr_fail(err, QR_UNSUPPORTED, "--%.*s: %s", (int)len, name, foreign->refusal);
+    if (foreign != NULL) {
+        fprintf(stderr, "quire: --%.*s means nothing here and is passed over\n", (int)len, name);
+        *used = foreign->has_value && equals == NULL ? 2 : 1;
+        return QR_OK;
+    }
     if (s == NULL && len > 3 && strncmp(name, "no-", 3) == 0) {
         s = find_setting(verb, name + 3, len - 3);
         if (s != NULL && (s->kind == FLAG || s->kind == UNFLAG) && equals == NULL)

@@ -1,0 +1,64 @@
+"""The command line: documentation that is current, errors that help, settings files."""
+import json
+import subprocess
+
+from conftest import ROOT, binary_path, model_path
+
+
+def quire(*arguments, **options):
+    return subprocess.run([binary_path(), *arguments], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_the_options_page_is_what_help_says():
+    made = subprocess.run(["sh", ROOT / "tools" / "options_doc.sh", binary_path()], capture_output=True, text=True, check=True)
+    assert made.stdout == (ROOT / "docs" / "options.md").read_text(), "tools/options_doc.sh build/quire >docs/options.md"
+
+
+def test_unknown_options_suggest_the_nearest():
+    result = quire("serve", "x", "--max-model-length", "8")
+    assert result.returncode == 2 and "did you mean --max-model-len?" in result.stderr
+    assert "did you mean --help?" in quire("run", "--hlep").stderr
+    assert "--port: a whole number is expected, got 'http'" in quire("serve", "x", "--port", "http").stderr
+
+
+def test_options_of_vllm_are_refused_by_name_or_passed_over():
+    for option in ("--ssl-keyfile", "--tensor-parallel-size", "--quantization"):
+        result = quire("serve", "x", option, "2")
+        assert result.returncode != 0 and f"{option}: " in result.stderr and "not served yet" in result.stderr
+    result = quire("run", model_path(), "Hi", "--trust-remote-code", "--swap-space", "4", "--max-tokens", "2")
+    assert result.returncode == 0 and "--swap-space means nothing here" in result.stderr
+
+
+def test_run_answers_and_chats(tmp_path):
+    answer = quire("run", model_path(), "What is the capital of France?", "--temperature", "0")
+    assert answer.returncode == 0 and "Paris" in answer.stdout
+    chat = quire("run", model_path(), "--temperature", "0", "--max-tokens", "12", input="Hi\n/clear\nHi\n/exit\n")
+    lines = chat.stdout.splitlines()
+    assert chat.returncode == 0 and len(lines) >= 2 and lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+
+
+def test_settings_files_are_read_and_the_command_line_wins(tmp_path):
+    settings = tmp_path / "quire.yaml"
+    settings.write_text(f"# a comment\nmodel: {model_path()}\nmax-model-len: 512\nmax_num_seqs: 3\n")
+    plan = json.loads(quire("inspect", "--config", str(settings), "--max-num-seqs", "5", "--json").stdout)["plan"]
+    assert plan["max_model_len"] == 512 and plan["max_num_seqs"] == 5
+    settings.write_text(json.dumps({"max-model-len": 256}))
+    plan = json.loads(quire("inspect", model_path(), "--config", str(settings), "--json").stdout)["plan"]
+    assert plan["max_model_len"] == 256
+    settings.write_text("max-model-length: 3\n")
+    assert "quire.yaml: line 1" in quire("inspect", model_path(), "--config", str(settings)).stderr
+
+
+def test_inspect_refuses_what_cannot_fit_with_the_numbers():
+    result = quire("inspect", model_path(), "--kv-cache-memory-bytes", "1000GiB")
+    assert result.returncode != 0 and "KV" in result.stderr and "kv_bytes" in result.stdout
+
+
+def test_tokenize_round_trips():
+    ids = json.loads(quire("tokenize", model_path(), "Hello world", "--json").stdout)
+    assert quire("tokenize", model_path(), "--decode", " ".join(map(str, ids))).stdout == "Hello world\n"
+
+
+def test_bench_reports_a_share_of_the_limit():
+    result = json.loads(quire("bench", "latency", model_path(), "--num-iters", "1", "--output-len", "16", "--json").stdout)
+    assert result["decode_tokens_per_s_median"] > 0 and 0 < result["share_of_read_limit_percent"] < 200
