@@ -5,7 +5,7 @@
  * outputs: 4 bytes of k for each row side by side (8-bit; two nibbles, a step of 4 k in the low and one in the
  * high ones), 2 BF16 (a k pair), one F16 or F32. A panel is one run of units of whole cache lines, each the scales of its
  * blocks and then their numbers: scales in a place of their own would be a second stream, and cost a third of the
- * read bandwidth (Zen 4: 23 against 33 GB/s a core). The last panel is padded with zeros. All instruction sets read
+ * read bandwidth (Zen 4: 23 against 33 GB/s a core). The last panel is padded. All instruction sets read
  * the same layouts.
  *
  * Numerics. An output is one chain: exact int32 sums within a block of K, then one float accumulator that takes the

@@ -19,6 +19,7 @@ typedef struct tile_at {
     const uint8_t *x[ROWS_MAX];
     const uint8_t *aux[ROWS_MAX]; /* cpu_block [blocks] */
     int64_t blocks;
+    cpu_ahead ahead;
 } tile_at;
 
 CPU_INLINE __m512i splat4(const uint8_t *p)
@@ -126,7 +127,7 @@ CPU_INLINE void block_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b
 
 /* Both blocks of a unit for few rows: all loads of the unit stand before the first product. Mixed, the products that
  * wait for memory fill the scheduler and keep the next loads out of it. */
-CPU_INLINE void stream_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows)
+CPU_INLINE void stream_q8_0(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows)
 {
     tile_dot dot;
     __m512i q[16];
@@ -146,16 +147,17 @@ CPU_INLINE void stream_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t 
     }
 }
 
-CPU_INLINE void unit_q8_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
-                          const int panels)
+CPU_INLINE void unit_q8_0(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
-    if (rows <= STREAM_ROWS && panels == 1 && b + 1 < at->blocks) {
+    if (rows <= 3 && panels == 1 && b + 1 < at->blocks) {
         stream_q8_0(sum, at, w, b, rows);
         return;
     }
     block_q8_0(sum, at, w, b, 0, rows, panels);
+    cpu_fetch_ahead(&at->ahead);
     if (b + 1 < at->blocks)
         block_q8_0(sum, at, w, b, 1, rows, panels);
+    cpu_fetch_ahead(&at->ahead);
 }
 
 /* Eight steps of nibbles in four vectors: steps s (low) and s + 4 (high). */
@@ -188,16 +190,16 @@ CPU_INLINE void block_q4_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b
     scale(sum, dot, d, at, b + half, rows, panels);
 }
 
-CPU_INLINE void unit_q4_0(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
-                          const int panels)
+CPU_INLINE void unit_q4_0(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
     block_q4_0(sum, at, w, b, 0, rows, panels);
+    cpu_fetch_ahead(&at->ahead);
     if (b + 1 < at->blocks)
         block_q4_0(sum, at, w, b, 1, rows, panels);
+    cpu_fetch_ahead(&at->ahead);
 }
 
-CPU_INLINE void unit_q4_1(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
-                          const int panels)
+CPU_INLINE void unit_q4_1(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
     tile_dot dot;
     __m512 d[PANELS_MAX], low[PANELS_MAX];
@@ -210,6 +212,7 @@ CPU_INLINE void unit_q4_1(tile_sum sum, const tile_at *at, int64_t w, int64_t b,
     }
     scale(sum, dot, d, at, b, rows, panels);
     shift(sum, low, at, b, rows, panels);
+    cpu_fetch_ahead(&at->ahead);
 }
 
 /* A sub-block of 32: the low or high nibbles of eight vectors that it shares with its neighbour. */
@@ -240,12 +243,13 @@ CPU_INLINE void sub_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, 
     shift(sum, low, at, b + sub, rows, panels);
 }
 
-CPU_INLINE void unit_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
-                          const int panels)
+CPU_INLINE void unit_q4_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
     for (int64_t sub = 0; sub < 8; sub += 2) {
         sub_q4_k(sum, at, w, b, sub, 0, rows, panels);
+        cpu_fetch_ahead(&at->ahead);
         sub_q4_k(sum, at, w, b, sub + 1, 1, rows, panels);
+        cpu_fetch_ahead(&at->ahead);
     }
 }
 
@@ -272,8 +276,7 @@ CPU_INLINE void half_q6_k(tile_sum sum, tile_dot dot, const tile_at *at, int64_t
     scale(sum, dot, d, at, b + sub / 2, rows, panels);
 }
 
-CPU_INLINE void unit_q6_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, const int rows,
-                          const int panels)
+CPU_INLINE void unit_q6_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
     tile_dot dot;
     for (int64_t sub = 0; sub < 16; sub += 2) {
@@ -286,14 +289,17 @@ CPU_INLINE void unit_q6_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b,
         CPU_EACH(v, panels)
         dot[m][v] = _mm512_sub_epi32(dot[m][v], _mm512_set1_epi32(aux_of(at, m, b + sub / 2)->c32));
         half_q6_k(sum, dot, at, w, b, sub + 1, rows, panels);
+        cpu_fetch_ahead(&at->ahead);
     }
 }
 
 /* ---- Tiles ---- */
 
-CPU_INLINE tile_at tile_begin(const cpu_tile *t, int64_t row, int64_t panel, const int rows, const int panels)
+CPU_INLINE tile_at tile_begin(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead, const int rows,
+                              const int panels)
 {
     tile_at at;
+    at.ahead = ahead;
     at.blocks = t->x->cols / CPU_BLOCK;
     CPU_EACH(v, panels)
     at.w[v] = t->w.data + (size_t)(panel + v) * t->w.panel_bytes;
@@ -318,56 +324,61 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel, const ti
     }
 }
 
-#define TILE_CASE(layout, n, panels)             \
-    case n:                                      \
-        tile_##layout(t, row, panel, n, panels); \
+#define TILE_CASE(layout, n, panels)                    \
+    case n:                                             \
+        tile_##layout(t, row, panel, ahead, n, panels); \
         break;
 
-#define TILE_ROWS(layout, name, panels)                                                      \
-    static void name##_##layout(const cpu_tile *t, int64_t row, int64_t panel, int64_t rows) \
-    {                                                                                        \
-        switch (rows) {                                                                      \
-            TILE_CASE(layout, 1, panels)                                                     \
-            TILE_CASE(layout, 2, panels)                                                     \
-            TILE_CASE(layout, 3, panels)                                                     \
-            TILE_CASE(layout, 4, panels)                                                     \
-            TILE_CASE(layout, 5, panels)                                                     \
-            TILE_CASE(layout, 6, panels)                                                     \
-        }                                                                                    \
+#define TILE_ROWS(layout, name, panels)                                                         \
+    static void name##_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead, \
+                                int64_t rows)                                                   \
+    {                                                                                           \
+        switch (rows) {                                                                         \
+            TILE_CASE(layout, 1, panels)                                                        \
+            TILE_CASE(layout, 2, panels)                                                        \
+            TILE_CASE(layout, 3, panels)                                                        \
+            TILE_CASE(layout, 4, panels)                                                        \
+            TILE_CASE(layout, 5, panels)                                                        \
+            TILE_CASE(layout, 6, panels)                                                        \
+        }                                                                                       \
     }
 
-#define TILE_KERNEL(layout, unit_k, unit_bytes)                                                  \
-    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, const int rows, \
-                                  const int panels)                                              \
-    {                                                                                            \
-        tile_at at = tile_begin(t, row, panel, rows, panels);                                    \
-        tile_sum sum;                                                                            \
-        CPU_EACH(m, rows)                                                                        \
-        CPU_EACH(v, panels)                                                                      \
-        sum[m][v] = _mm512_setzero_ps();                                                         \
-        for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes))  \
-            unit_##layout(sum, &at, w, b, rows, panels);                                         \
-        tile_end(t, row, panel, sum, rows, panels);                                              \
-    }                                                                                            \
-    TILE_ROWS(layout, pair, 2)                                                                   \
-    TILE_ROWS(layout, single, 1)                                                                 \
-    static void kernel_##layout(const cpu_tile *t)                                               \
-    {                                                                                            \
-        int64_t end = t->panel0 + t->panels;                                                     \
-        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                            \
-            n = t->rows <= STREAM_ROWS ? 1 : QR_MIN(2, end - panel);                             \
-            for (int64_t row = 0, rows; row < t->rows; row += rows) {                            \
-                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                   \
-                (n == 2 ? pair_##layout : single_##layout)(t, row, panel, rows);                 \
-            }                                                                                    \
-        }                                                                                        \
+#define TILE_KERNEL(layout, unit_k, unit_bytes, stream_rows)                                         \
+    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead,    \
+                                  const int rows, const int panels)                                  \
+    {                                                                                                \
+        tile_at at = tile_begin(t, row, panel, ahead, rows, panels);                                 \
+        tile_sum sum;                                                                                \
+        CPU_EACH(m, rows)                                                                            \
+        CPU_EACH(v, panels)                                                                          \
+        sum[m][v] = _mm512_setzero_ps();                                                             \
+        for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes)) {    \
+            unit_##layout(sum, &at, w, b, rows, panels);                                             \
+        }                                                                                            \
+        tile_end(t, row, panel, sum, rows, panels);                                                  \
+    }                                                                                                \
+    TILE_ROWS(layout, pair, 2)                                                                       \
+    TILE_ROWS(layout, single, 1)                                                                     \
+    static void kernel_##layout(const cpu_tile *t)                                                   \
+    {                                                                                                \
+        int64_t end = t->panel0 + t->panels;                                                         \
+        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                                \
+            n = t->rows <= (stream_rows) ? 1 : QR_MIN(2, end - panel);                               \
+            cpu_ahead ahead = cpu_ahead_of(t, panel + n, t->rows <= (stream_rows) ? 0 : n, ROWS_MAX, \
+                                           t->w.units * ((unit_k) / CPU_BLOCK));                     \
+            for (int64_t row = 0, rows; row < t->rows; row += rows) {                                \
+                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                       \
+                (n == 2 ? pair_##layout : single_##layout)(t, row, panel, ahead, rows);              \
+                ahead.next += ahead.step * ahead.calls;                                              \
+            }                                                                                        \
+        }                                                                                            \
     }
 
-TILE_KERNEL(q8_0, 64, 1088)
-TILE_KERNEL(q4_0, 64, 576)
-TILE_KERNEL(q4_1, 32, 320)
-TILE_KERNEL(q4_k, 256, 2368)
-TILE_KERNEL(q6_k, 256, 3392)
+TILE_KERNEL(q8_0, 64, 1088, 3)
+TILE_KERNEL(q4_0, 64, 576, 1)
+TILE_KERNEL(q4_1, 32, 320, 1)
+TILE_KERNEL(q4_k, 256, 2368, 1)
+TILE_KERNEL(q6_k, 256, 3392, 1)
 
 /* ---- Activations ---- */
 

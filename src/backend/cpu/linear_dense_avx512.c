@@ -9,7 +9,7 @@
 /* Products of dense weights. A step is a k of F32 or F16, or a pair of BF16: one fused multiply-add (two for BF16 without
  * a dot product) into each output's single accumulator, in the order of k. */
 
-enum { ROWS_MAX = 6, PANELS_MAX = 4 };
+enum { ROWS_MAX = 6, PANELS_MAX = 4, STREAM_ROWS = 4, FETCH_UNITS = 4 };
 
 typedef struct tile_at {
     const uint8_t *w[PANELS_MAX];
@@ -109,49 +109,56 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
     }
 }
 
-#define TILE_CASE(layout, n, panels)             \
-    case n:                                      \
-        tile_##layout(t, row, panel, n, panels); \
+#define TILE_CASE(layout, n, panels)                    \
+    case n:                                             \
+        tile_##layout(t, row, panel, ahead, n, panels); \
         break;
 
-#define TILE_ROWS(layout, name, panels)                                                      \
-    static void name##_##layout(const cpu_tile *t, int64_t row, int64_t panel, int64_t rows) \
-    {                                                                                        \
-        switch (rows) {                                                                      \
-            TILE_CASE(layout, 1, panels)                                                     \
-            TILE_CASE(layout, 2, panels)                                                     \
-            TILE_CASE(layout, 3, panels)                                                     \
-            TILE_CASE(layout, 4, panels)                                                     \
-            TILE_CASE(layout, 5, panels)                                                     \
-            TILE_CASE(layout, 6, panels)                                                     \
-        }                                                                                    \
+#define TILE_ROWS(layout, name, panels)                                                         \
+    static void name##_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead, \
+                                int64_t rows)                                                   \
+    {                                                                                           \
+        switch (rows) {                                                                         \
+            TILE_CASE(layout, 1, panels)                                                        \
+            TILE_CASE(layout, 2, panels)                                                        \
+            TILE_CASE(layout, 3, panels)                                                        \
+            TILE_CASE(layout, 4, panels)                                                        \
+            TILE_CASE(layout, 5, panels)                                                        \
+            TILE_CASE(layout, 6, panels)                                                        \
+        }                                                                                       \
     }
 
-#define TILE_KERNEL(layout)                                                                      \
-    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, const int rows, \
-                                  const int panels)                                              \
-    {                                                                                            \
-        tile_at at = tile_begin(t, row, panel, rows, panels);                                    \
-        __m512 sum[ROWS_MAX][PANELS_MAX];                                                        \
-        CPU_EACH(m, rows)                                                                        \
-        CPU_EACH(v, panels)                                                                      \
-        sum[m][v] = _mm512_setzero_ps();                                                         \
-        for (int64_t b = 0; b < t->w.units; b++)                                                \
-            block_##layout(sum, &at, b, t->x->cols, rows, panels);                               \
-        tile_end(t, row, panel, sum, rows, panels);                                              \
-    }                                                                                            \
-    TILE_ROWS(layout, group, 4)                                                                  \
-    TILE_ROWS(layout, single, 1)                                                                 \
-    void cpu_tile_##layout##_avx512(const cpu_tile *t)                                           \
-    {                                                                                            \
-        int64_t end = t->panel0 + t->panels;                                                     \
-        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                            \
-            n = end - panel >= 4 ? 4 : 1;                                                        \
-            for (int64_t row = 0, rows; row < t->rows; row += rows) {                            \
-                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                   \
-                (n == 4 ? group_##layout : single_##layout)(t, row, panel, rows);                \
-            }                                                                                    \
-        }                                                                                        \
+#define TILE_KERNEL(layout)                                                                        \
+    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead,  \
+                                  const int rows, const int panels)                                \
+    {                                                                                              \
+        tile_at at = tile_begin(t, row, panel, rows, panels);                                      \
+        __m512 sum[ROWS_MAX][PANELS_MAX];                                                          \
+        CPU_EACH(m, rows)                                                                          \
+        CPU_EACH(v, panels)                                                                        \
+        sum[m][v] = _mm512_setzero_ps();                                                           \
+        for (int64_t b = 0; b < t->w.units; b++) {                                                 \
+            block_##layout(sum, &at, b, t->x->cols, rows, panels);                                 \
+            if (b % FETCH_UNITS == FETCH_UNITS - 1)                                                \
+                cpu_fetch_ahead(&ahead);                                                           \
+        }                                                                                          \
+        tile_end(t, row, panel, sum, rows, panels);                                                \
+    }                                                                                              \
+    TILE_ROWS(layout, group, 4)                                                                    \
+    TILE_ROWS(layout, single, 1)                                                                   \
+    void cpu_tile_##layout##_avx512(const cpu_tile *t)                                             \
+    {                                                                                              \
+        int64_t end = t->panel0 + t->panels;                                                       \
+        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                              \
+            n = end - panel >= PANELS_MAX ? PANELS_MAX : 1;                                        \
+            cpu_ahead ahead = cpu_ahead_of(t, panel + n, t->rows <= STREAM_ROWS ? 0 : n, ROWS_MAX, \
+                                           t->w.units / FETCH_UNITS);                              \
+            for (int64_t row = 0, rows; row < t->rows; row += rows) {                              \
+                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                     \
+                (n == PANELS_MAX ? group_##layout : single_##layout)(t, row, panel, ahead, rows);  \
+                ahead.next += ahead.step * ahead.calls;                                            \
+            }                                                                                      \
+        }                                                                                          \
     }
 
 TILE_KERNEL(f32)

@@ -230,7 +230,7 @@ qr_status cpu_weight_prepare(qr_device *device, qr_weight *weight, const qr_prep
                        weight->name, bytes);
     pack_job job = {.weight = weight,
                     .layout = layout,
-                    .pack = cpu_pack_panel_generic,
+                    .pack = cpu->isa == CPU_ISA_GENERIC ? cpu_pack_panel_generic : cpu_pack_panel_avx2,
                     .dummy_seed = options->dummy_seed,
                     .out = out,
                     .panel_bytes = cpu_panel_bytes(layout, weight->cols),

@@ -103,21 +103,47 @@ static void write_q4_k(const qr_q4_k_block *blocks, int64_t count, panel_out p)
     }
 }
 
+/* The 256 values of a block as six-bit numbers in order. */
+static void q6_k_numbers(const qr_q6_k_block *block, uint8_t q[256])
+{
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < 32; i++) {
+            const uint8_t *low = block->low + half * 64 + i;
+            int high = block->high[half * 32 + i];
+            uint8_t *out = q + half * 128 + i;
+            out[0] = (uint8_t)((low[0] & 15) | (high & 3) << 4);
+            out[32] = (uint8_t)((low[32] & 15) | (high >> 2 & 3) << 4);
+            out[64] = (uint8_t)(low[0] >> 4 | (high >> 4 & 3) << 4);
+            out[96] = (uint8_t)(low[32] >> 4 | (high >> 6 & 3) << 4);
+        }
+}
+
+/* Sixteen numbers become four words of nibbles, two steps in the low and two in the high half of each byte, and one word
+ * of bit pairs. */
+static void put_q6_k_sub(const uint8_t q[16], int r, uint8_t *sub)
+{
+    uint64_t first, second;
+    memcpy(&first, q, 8);
+    memcpy(&second, q + 8, 8);
+    const uint64_t nibbles = UINT64_C(0x0f0f0f0f0f0f0f0f), pairs = UINT64_C(0x0303030303030303);
+    uint64_t low = (first & nibbles) | (second & nibbles) << 4;
+    uint64_t a = first >> 4 & pairs, b = second >> 4 & pairs;
+    uint32_t high = (uint32_t)a | (uint32_t)(a >> 32) << 2 | (uint32_t)b << 4 | (uint32_t)(b >> 32) << 6;
+    memcpy(sub + r * 4, &low, 4);
+    memcpy(sub + 64 + r * 4, (const uint8_t *)&low + 4, 4);
+    memcpy(sub + 128 + r * 4, &high, 4);
+}
+
 static void write_q6_k(const qr_q6_k_block *blocks, int64_t count, panel_out p)
 {
+    uint8_t q[256];
     for (int64_t b = 0; b < count; b++) {
-        uint8_t *scales = unit_of(p, CPU_LAYOUT_Q6_K, b, CPU_SUPER);
-        put_half(scales, p.r, blocks[b].d);
-        for (int j = 0; j < 16; j++)
-            scales[32 + j * CPU_PANEL + p.r] = (uint8_t)blocks[b].scales[j];
-        for (int k = 0; k < 256; k++) {
-            int half = k / 128, in_half = k % 128;
-            int low = blocks[b].low[half * 64 + in_half % 64] >> (in_half / 64 * 4) & 15;
-            int high = blocks[b].high[half * 32 + in_half % 32] >> (in_half / 32 * 2) & 3;
-            uint8_t *sub = scales + 320 + k / 16 * 192;
-            int step = k % 16 / 4, at = p.r * 4 + k % 4;
-            sub[step % 2 * 64 + at] |= (uint8_t)(low << (step / 2 * 4));
-            sub[128 + at] |= (uint8_t)(high << (step * 2));
+        uint8_t *unit = unit_of(p, CPU_LAYOUT_Q6_K, b, CPU_SUPER);
+        put_half(unit, p.r, blocks[b].d);
+        q6_k_numbers(&blocks[b], q);
+        for (int j = 0; j < 16; j++) {
+            unit[32 + j * CPU_PANEL + p.r] = (uint8_t)blocks[b].scales[j];
+            put_q6_k_sub(q + j * 16, p.r, unit + 320 + j * 192);
         }
     }
 }
