@@ -86,7 +86,15 @@ static qr_status submit_random(bench *b, int index, int32_t *ids, qr_request **r
 typedef struct batch_times {
     double total_s, first_p50_s, first_max_s, decode_s; /* decode_s: from the last first token to the end */
     uint64_t tokens, tokens_decode;                     /* tokens_decode: those made in decode_s */
+    qr_engine_stats prefilled;                          /* when every request had its first token */
 } batch_times;
+
+static qr_engine_stats stats_of(bench *b)
+{
+    qr_engine_stats stats = {.size = sizeof(stats)};
+    qr_engine_get_stats(b->engine, &stats);
+    return stats;
+}
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -102,7 +110,7 @@ static qr_status run_batch(bench *b, int first_index, int count, batch_times *ti
     int32_t *ids = qr_calloc((size_t)b->options->bench_input, sizeof(*ids));
     qr_status status = QR_OK;
     uint64_t start = qr_clock_ns(), last_first = start, end = start;
-    int submitted = 0, open = 0;
+    int submitted = 0, open = 0, started = 0;
     for (; submitted < count && status == QR_OK; submitted++)
         status = submit_random(b, first_index + submitted, ids, &requests[submitted], err);
     open = status == QR_OK ? submitted : submitted - 1;
@@ -112,11 +120,16 @@ static qr_status run_batch(bench *b, int first_index, int count, batch_times *ti
         size_t got = qr_poller_poll(b->poller, events, QR_COUNT_OF(events), -1);
         end = qr_clock_ns();
         for (size_t i = 0; i < got; i++) {
+            if (events[i].token_count > 0 &&
+                qr_request_sample(events[i].request, 0).token_count == events[i].token_count)
+                started++;
             times->tokens += events[i].token_count;
             if (events[i].finish == QR_FINISH_ERROR)
                 status = qr_fail(err, events[i].status, "%s", events[i].message);
             open -= events[i].finish != QR_FINISH_NONE;
         }
+        if (started == count && times->prefilled.size == 0)
+            times->prefilled = stats_of(b);
     }
     uint64_t decoded_after = 0;
     for (int i = 0; i < count && status == QR_OK; i++) {
@@ -170,13 +183,6 @@ static void put_share(bench *b, const qr_engine_stats *before, const qr_engine_s
     }
 }
 
-static qr_engine_stats stats_of(bench *b)
-{
-    qr_engine_stats stats = {.size = sizeof(stats)};
-    qr_engine_get_stats(b->engine, &stats);
-    return stats;
-}
-
 static qr_status bench_throughput(bench *b, qr_error *err)
 {
     const cli_options *options = b->options;
@@ -208,14 +214,14 @@ static qr_status bench_latency(bench *b, qr_error *err)
     qr_status status = run_batch(b, 1 << 20, options->bench_batch, &times, err); /* warm-up */
     double *prefill = qr_calloc((size_t)options->bench_iterations, sizeof(double));
     double *decode = qr_calloc((size_t)options->bench_iterations, sizeof(double));
-    qr_engine_stats before = stats_of(b);
+    qr_engine_stats after = {0};
     for (int i = 0; i < options->bench_iterations && status == QR_OK; i++) {
         status = run_batch(b, i * options->bench_batch, options->bench_batch, &times, err);
         prefill[i] = (double)options->bench_batch * options->bench_input / times.first_max_s;
         decode[i] = times.decode_s > 0 ? (double)times.tokens_decode / times.decode_s : 0;
+        after = stats_of(b);
     }
     if (status == QR_OK) {
-        qr_engine_stats after = stats_of(b);
         size_t n = (size_t)options->bench_iterations;
         qsort(prefill, n, sizeof(double), compare_doubles);
         qsort(decode, n, sizeof(double), compare_doubles);
@@ -226,7 +232,7 @@ static qr_status bench_latency(bench *b, qr_error *err)
         put_number(b->result, "decode_tokens_per_s_max", decode[n - 1]);
         put_number(b->result, "decode_ms_per_step_median",
                    decode[n / 2] > 0 ? 1e3 * options->bench_batch / decode[n / 2] : 0);
-        put_share(b, &before, &after);
+        put_share(b, &times.prefilled, &after); /* of the last repeat's decode steps */
     }
     qr_free(prefill);
     qr_free(decode);
