@@ -11,7 +11,9 @@
 #include "server/logprobs.h"
 #include "server/sse.h"
 
-#define EVENTS_PER_POLL 256
+#define EVENTS_PER_POLL    256
+#define LONG_BODY_BYTES    ((size_t)64 << 10) /* read by the worker: some 0.5 ms here */
+#define LONG_REPLY_ENTRIES ((size_t)2000)     /* written by the worker: some 1 ms here */
 
 /* ---- Life ------------------------------------------------------------------------------------------ */
 
@@ -23,6 +25,8 @@ static void call_free(qr_call *call)
     }
     qr_list_remove(&call->node);
     qr_list_remove(&call->dirty);
+    qr_buf_release(&call->body);
+    qr_buf_release(&call->reply);
     qr_api_params_release(&call->params);
     qr_buf_release(&call->chat_json);
     qr_buf_release(&call->head);
@@ -44,7 +48,10 @@ static void call_end(qr_call *call)
             qr_request_cancel(call->prompts[i].request);
     }
     qr_list_remove(&call->node);
-    qr_list_push_back(&call->server->ended, &call->node);
+    if (!call->at_worker)
+        qr_list_push_back(&call->server->ended, &call->node);
+    event_active(call->server->poll_event, EV_READ,
+                 0); /* the end of the next poll frees it, also one without news */
 }
 
 static void free_ended(qr_server *server)
@@ -59,8 +66,6 @@ void qr_call_gone(qr_server *server, void *owner)
     (void)server;
     call->conn = NULL;
     call_end(call);
-    /* The next poll frees it; one without news would not come by itself. */
-    event_active(server->poll_event, EV_READ, 0);
 }
 
 static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_format *format,
@@ -76,6 +81,15 @@ static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_fo
     qr_list_init(&call->dirty);
     qr_api_params_init(&call->params, kind, server->generation_config);
     return call;
+}
+
+static void reply_error(qr_call *call, const qr_api_error *error)
+{
+    qr_http_conn *conn = call->conn;
+    call->conn = NULL;
+    if (conn != NULL)
+        qr_reply_error(conn, error);
+    call_end(call);
 }
 
 /* ---- Submitting ------------------------------------------------------------------------------------ */
@@ -170,10 +184,9 @@ static bool submit(qr_call *call, qr_api_error *error)
     return true;
 }
 
-static bool call_prepare(qr_call *call, qr_str body, qr_api_error *error)
+static bool call_submit(qr_call *call, qr_api_error *error)
 {
-    if (!qr_api_params_parse(&call->params, body, &call->server->limits, error) ||
-        !choose_model(call, error) || !choose_id(call, error))
+    if (!choose_model(call, error) || !choose_id(call, error))
         return false;
     if (call->params.unknown[0] != '\0')
         qr_log(QR_LOG_WARN, "unknown_fields", "id=%s ignored=\"%s\"", call->id, call->params.unknown);
@@ -181,19 +194,74 @@ static bool call_prepare(qr_call *call, qr_str body, qr_api_error *error)
     return submit(call, error);
 }
 
-void qr_call_begin(qr_server *server, qr_http_conn *conn, const qr_call_format *format, qr_api_kind kind)
+/* The body has been read, here or by the worker. */
+static void call_continue(qr_call *call)
 {
-    qr_api_error error = {0};
-    qr_call *call = call_new(server, conn, format, kind);
-    bool fine = call_prepare(call, qr_http_conn_request(conn)->body, &error);
-    qr_http_conn_drop_body(conn); /* parsed, and the JSON tree does not borrow from it */
-    if (!fine) {
-        qr_reply_error(conn, &error);
-        call_free(call);
+    if (call->parsed && call_submit(call, &call->error)) {
+        qr_list_push_back(&call->server->calls, &call->node);
         return;
     }
+    reply_error(call, &call->error);
+}
+
+static void parse(qr_call *call, qr_str body)
+{
+    call->parsed = qr_api_params_parse(&call->params, body, &call->server->limits, &call->error);
+}
+
+static qr_call *call_of(qr_job *job) { return QR_LIST_ITEM(job, qr_call, job); }
+
+static void run_parse(qr_job *job)
+{
+    qr_call *call = call_of(job);
+    parse(call, qr_buf_str(&call->body));
+    qr_buf_release(&call->body);
+}
+
+/* The worker is done with the call; false: the client has left in the meantime, and so does the call. */
+static bool from_worker(qr_call *call)
+{
+    call->at_worker = false;
+    if (!call->ended)
+        return true;
+    qr_list_push_back(&call->server->ended, &call->node);
+    event_active(call->server->poll_event, EV_READ, 0);
+    return false;
+}
+
+static void parse_done(qr_job *job)
+{
+    qr_call *call = call_of(job);
+    if (from_worker(call))
+        call_continue(call);
+}
+
+/* false: the worker has too much to do already. */
+static bool to_worker(qr_call *call, void (*run)(qr_job *job), void (*done)(qr_job *job))
+{
+    call->job = (qr_job){run, done};
+    call->at_worker = qr_worker_submit(call->server->worker, &call->job);
+    return call->at_worker;
+}
+
+void qr_call_begin(qr_server *server, qr_http_conn *conn, const qr_call_format *format, qr_api_kind kind)
+{
+    qr_call *call = call_new(server, conn, format, kind);
+    qr_str body = qr_http_conn_request(conn)->body;
     qr_http_conn_set_owner(conn, call);
-    qr_list_push_back(&server->calls, &call->node);
+    if (body.len > LONG_BODY_BYTES) {
+        qr_buf_append_str(&call->body, body);
+        qr_http_conn_drop_body(conn);
+        if (to_worker(call, run_parse, parse_done))
+            return;
+        (void)qr_api_fail(&call->error, 429, "server_overloaded", NULL,
+                          "too many long requests wait already: try again");
+        reply_error(call, &call->error);
+        return;
+    }
+    parse(call, body);
+    qr_http_conn_drop_body(conn); /* the JSON tree does not borrow from it */
+    call_continue(call);
 }
 
 /* ---- Replying -------------------------------------------------------------------------------------- */
@@ -202,15 +270,6 @@ static void mark_dirty(qr_call *call)
 {
     if (qr_list_empty(&call->dirty))
         qr_list_push_back(&call->server->dirty, &call->dirty);
-}
-
-static void reply_error(qr_call *call, const qr_api_error *error)
-{
-    qr_http_conn *conn = call->conn;
-    call->conn = NULL;
-    if (conn != NULL)
-        qr_reply_error(conn, error);
-    call_end(call);
 }
 
 /* A prompt failed: before the first byte that is the reply's status, afterwards an event of the stream. */
@@ -271,30 +330,63 @@ static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event
     mark_dirty(call);
 }
 
-static void reply_whole(qr_call *call)
+static void write_whole(qr_call *call)
 {
-    qr_buf out = {0};
-    qr_http_conn *conn = call->conn;
-    qr_buf_append_cstr(&out, "{\"id\":");
-    qr_json_append_string(&out, qr_str_of(call->id));
-    qr_buf_printf(&out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->whole_object,
+    qr_buf *out = &call->reply;
+    qr_buf_append_cstr(out, "{\"id\":");
+    qr_json_append_string(out, qr_str_of(call->id));
+    qr_buf_printf(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", call->format->whole_object,
                   (long long)call->created);
-    qr_json_append_string(&out, call->model);
-    qr_buf_printf(&out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->server->fingerprint);
+    qr_json_append_string(out, call->model);
+    qr_buf_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->server->fingerprint);
     for (size_t i = 0; i < call->choice_count; i++) {
         if (i > 0)
-            qr_buf_append_char(&out, ',');
-        call->format->choice(call, &call->choices[i], &out);
+            qr_buf_append_char(out, ',');
+        call->format->choice(call, &call->choices[i], out);
     }
-    qr_buf_append_cstr(&out, "],\"usage\":");
-    qr_usage_append(call, &out);
-    call->format->extras(call, &out);
-    qr_buf_append_char(&out, '}');
+    qr_buf_append_cstr(out, "],\"usage\":");
+    qr_usage_append(call, out);
+    call->format->extras(call, out);
+    qr_buf_append_char(out, '}');
+}
+
+static void send_whole(qr_call *call)
+{
+    qr_http_conn *conn = call->conn;
     add_seed_header(call);
     call->conn = NULL;
-    qr_http_reply(conn, 200, "application/json", qr_buf_str(&out));
-    qr_buf_release(&out);
+    qr_http_reply(conn, 200, "application/json", qr_buf_str(&call->reply));
     call_end(call);
+}
+
+static void run_write(qr_job *job) { write_whole(call_of(job)); }
+
+static void write_done(qr_job *job)
+{
+    qr_call *call = call_of(job);
+    if (from_worker(call))
+        send_whole(call);
+}
+
+/* Logprob entries of the reply, each of which costs a decode. */
+static size_t entry_count(const qr_call *call)
+{
+    const qr_sampling_params *sampling = &call->params.sampling;
+    size_t entries = 0;
+    for (size_t i = 0; i < call->choice_count && sampling->logprobs >= 0; i++)
+        entries += call->choices[i].tokens * ((size_t)sampling->logprobs + 1);
+    for (size_t i = 0; i < call->prompt_count && sampling->prompt_logprobs >= 0; i++)
+        entries += qr_request_describe(call->prompts[i].request).prompt_count *
+                   ((size_t)sampling->prompt_logprobs + 1);
+    return entries;
+}
+
+static void reply_whole(qr_call *call)
+{
+    if (entry_count(call) > LONG_REPLY_ENTRIES && to_worker(call, run_write, write_done))
+        return;
+    write_whole(call);
+    send_whole(call);
 }
 
 /* ---- Events ---------------------------------------------------------------------------------------- */

@@ -5,7 +5,8 @@
  *         +--> error reply +------- client gone ------+--> cancelled: the engine's requests are released
  *
  * An ended call is freed only when the poll's batch of events has been seen through, since later events of the batch
- * may name it. Thread: I/O. */
+ * may name it, and when the worker has let go of it: a long body is read there before the submission, a long reply is
+ * written there after the last event. Thread: I/O, but for that. */
 #ifndef QR_SERVER_CALL_H
 #define QR_SERVER_CALL_H
 
@@ -63,6 +64,12 @@ struct qr_call {
     qr_choice *choices;
     size_t choice_count, choices_left;
     qr_buf chat_json;
+    qr_job job;
+    bool at_worker;
+    qr_buf body;  /* what the worker parses */
+    qr_buf reply; /* what it has written */
+    qr_api_error error;
+    bool parsed;
     bool opened; /* the reply's head has been sent */
     bool ended;
     qr_buf head;  /* every chunk up to its choices: `data: {"id":...,"choices":[` */

@@ -13,18 +13,11 @@ static double floored(float logprob)
     return isfinite(logprob) && (double)logprob > LOGPROB_FLOOR ? (double)logprob : LOGPROB_FLOOR;
 }
 
-/* Shortest text of the float, not of the double it widens to. */
+/* Nine digits read back as the same float. */
 static void append_value(qr_buf *out, float logprob)
 {
     char text[32];
-    double value = floored(logprob);
-    int len = 0;
-    for (int digits = 6; digits <= 9; digits++) {
-        len = snprintf(text, sizeof(text), "%.*g", digits, value);
-        float back = 0;
-        if (sscanf(text, "%f", &back) == 1 && back == (float)value)
-            break;
-    }
+    int len = snprintf(text, sizeof(text), "%.9g", floored(logprob));
     qr_buf_append(out, text, (size_t)len);
 }
 

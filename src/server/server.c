@@ -222,7 +222,7 @@ static void on_gone(void *user, qr_http_conn *conn)
         return;
     switch (owner->kind) {
     case QR_OWNER_CALL: qr_call_gone(user, owner); break;
-    case QR_OWNER_JOB: qr_worker_job_gone(owner); break;
+    case QR_OWNER_TOKENIZE: qr_tokenize_gone(owner); break;
     case QR_OWNER_HEALTH_WAITER: qr_health_waiter_gone(user, owner); break;
     case QR_OWNER_PROBE: break;
     }
@@ -267,7 +267,7 @@ static void loop_begin(qr_server *server)
     event_config_free(config);
     QR_ASSERT(server->base != NULL);
     server->http = qr_http_new(server->base, &server->options, &hooks);
-    server->worker = qr_worker_new(server);
+    server->worker = qr_worker_new(server->base);
     server->stop_event = event_new(server->base, server->stop_fd, EV_READ | EV_PERSIST, on_stop, server);
     server->poll_event =
         event_new(server->base, qr_poller_fd(server->poller), EV_READ | EV_PERSIST, on_poll, server);
@@ -287,9 +287,9 @@ static void loop_begin(qr_server *server)
 static void loop_end(qr_server *server)
 {
     qr_http_free(server->http); /* ends what still runs: qr_call_gone */
+    qr_worker_free(server->worker);
     qr_calls_release(server);
     qr_health_release(server);
-    qr_worker_free(server->worker);
     struct event *events[] = {server->stop_event,  server->poll_event,       server->stats_timer,
                               server->drain_timer, server->signal_events[0], server->signal_events[1]};
     for (size_t i = 0; i < QR_COUNT_OF(events); i++) {

@@ -66,7 +66,7 @@ struct qr_server {
 typedef enum qr_owner_kind {
     QR_OWNER_CALL,
     QR_OWNER_PROBE,
-    QR_OWNER_JOB,
+    QR_OWNER_TOKENIZE,
     QR_OWNER_HEALTH_WAITER
 } qr_owner_kind;
 typedef struct qr_owner {
@@ -111,12 +111,18 @@ void qr_health_release(qr_server *server);
 /* stats.c: the throughput line. */
 void qr_stats_line(qr_server *server);
 
-/* worker.c: work that would hold up the I/O thread. `run` gets the request's body and appends a JSON reply; called on
- * the worker's thread with nothing but immutable state. */
-typedef bool (*qr_job_run)(const qr_server *server, qr_str body, qr_buf *reply, qr_api_error *error);
-struct qr_worker *qr_worker_new(qr_server *server);
+/* worker.c: a thread for work that would hold up the I/O thread: long bodies, long replies, /tokenize. `run` is called on
+ * the worker's thread, `done` afterwards on the I/O thread (also when the server ends). The job is its owner's memory
+ * until `done`. */
+typedef struct qr_job {
+    void (*run)(struct qr_job *job);
+    void (*done)(struct qr_job *job);
+} qr_job;
+struct qr_worker *qr_worker_new(struct event_base *base);
+/* Ends the thread after the jobs it has; calls their `done`. NULL is allowed. */
 void qr_worker_free(struct qr_worker *worker);
-void qr_worker_submit(qr_server *server, qr_http_conn *conn, qr_job_run run);
-void qr_worker_job_gone(void *job);
+/* false: too many wait already. */
+bool qr_worker_submit(struct qr_worker *worker, qr_job *job);
+void qr_tokenize_gone(void *owner); /* tokenize.c: the client left */
 
 #endif

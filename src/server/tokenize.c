@@ -172,16 +172,67 @@ static bool run_detokenize(const qr_server *server, qr_str raw, qr_buf *reply, q
     return fine;
 }
 
-static void serve(qr_server *server, qr_http_conn *conn, qr_job_run run)
+/* ---- The job --------------------------------------------------------------------------------------- */
+
+typedef bool (*tokenize_run)(const qr_server *server, qr_str body, qr_buf *reply, qr_api_error *error);
+
+typedef struct tokenize_job {
+    qr_owner owner; /* QR_OWNER_TOKENIZE */
+    qr_job job;
+    qr_http_conn *conn; /* NULL: the client left */
+    const qr_server *server;
+    tokenize_run run;
+    qr_buf body, reply;
+    qr_api_error error;
+    bool fine;
+} tokenize_job;
+
+static tokenize_job *job_of(qr_job *job) { return QR_LIST_ITEM(job, tokenize_job, job); }
+
+static void job_run(qr_job *job)
 {
-    if (server->tokenizer != NULL) {
-        qr_worker_submit(server, conn, run);
+    tokenize_job *self = job_of(job);
+    self->fine = self->run(self->server, qr_buf_str(&self->body), &self->reply, &self->error);
+}
+
+static void job_done(qr_job *job)
+{
+    tokenize_job *self = job_of(job);
+    if (self->conn != NULL && self->fine)
+        qr_http_reply(self->conn, 200, "application/json", qr_buf_str(&self->reply));
+    else if (self->conn != NULL)
+        qr_reply_error(self->conn, &self->error);
+    qr_buf_release(&self->body);
+    qr_buf_release(&self->reply);
+    qr_free(self);
+}
+
+void qr_tokenize_gone(void *owner) { ((tokenize_job *)owner)->conn = NULL; }
+
+static void serve(qr_server *server, qr_http_conn *conn, tokenize_run run)
+{
+    qr_api_error error = {0};
+    if (server->tokenizer == NULL) {
+        (void)qr_api_fail(&error, 400, "no_tokenizer", NULL,
+                          "this checkpoint has no tokenizer: prompts are token ids");
+        qr_reply_error(conn, &error);
         return;
     }
-    qr_api_error error = {0};
-    (void)qr_api_fail(&error, 400, "no_tokenizer", NULL,
-                      "this checkpoint has no tokenizer: prompts are token ids");
-    qr_reply_error(conn, &error);
+    tokenize_job *self = qr_calloc(1, sizeof(*self));
+    *self = (tokenize_job){.owner.kind = QR_OWNER_TOKENIZE,
+                           .job = {job_run, job_done},
+                           .conn = conn,
+                           .server = server,
+                           .run = run};
+    qr_buf_append_str(&self->body, qr_http_conn_request(conn)->body);
+    qr_http_conn_drop_body(conn);
+    if (qr_worker_submit(server->worker, &self->job)) {
+        qr_http_conn_set_owner(conn, self);
+        return;
+    }
+    (void)qr_api_fail(&self->error, 429, "server_overloaded", NULL,
+                      "too many requests of this kind wait already: try again");
+    job_done(&self->job);
 }
 
 void qr_serve_tokenize(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_tokenize); }

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "base/log.h"
 #include "server_rig.h"
 
 static rig shared_rig;
@@ -120,16 +121,28 @@ static void a_chat_stream_is_role_text_finish_usage_done(void **state)
         200);
     char *stream = rig_dechunk(rig_body(reply));
     hide_created(stream);
-    assert_string_equal(stream, CHUNK("\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
-                                      "\"finish_reason\":null")
-                                    CHUNK("\"delta\":{\"content\":\"O\"},\"logprobs\":null,\"finish_reason\":"
-                                          "null") CHUNK("\"delta\":{},\"logprobs\":null,\"finish_reason\":"
-                                                        "\"length\"") "data: {\"id\":\"chatcmpl-r2\"," HEAD(
-                                        "chat.completion.chunk") "\"choices\":[],\"usage\":{\"prompt_"
-                                                                 "tokens\":4,\"completion_tokens\":1,"
-                                                                 "\"total_tokens\":5,\"prompt_tokens_"
-                                                                 "details\":{\"cached_tokens\":2}}}\n\ndata: "
-                                                                 "[DONE]\n\n");
+    assert_string_equal(
+        stream,
+        CHUNK("\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+              "\"finish_reason\":null") CHUNK("\"delta\":{\"content\":\"O\"},\"logprobs\":null,\"finish_"
+                                              "reason\":"
+                                              "null")
+            CHUNK("\"delta\":{},\"logprobs\":null,\"finish_reason\":"
+                  "\"length\"") "data: {\"id\":\"chatcmpl-r2\"," HEAD("chat.completion.chunk") "\"choices\":["
+                                                                                               "],\"usage\":{"
+                                                                                               "\"prompt_"
+                                                                                               "tokens\":4,"
+                                                                                               "\"completion_"
+                                                                                               "tokens\":1,"
+                                                                                               "\"total_"
+                                                                                               "tokens\":5,"
+                                                                                               "\"prompt_"
+                                                                                               "tokens_"
+                                                                                               "details\":{"
+                                                                                               "\"cached_"
+                                                                                               "tokens\":2}}}"
+                                                                                               "\n\ndata: "
+                                                                                               "[DONE]\n\n");
     has(reply, "Content-Type: text/event-stream");
     has(reply, "Cache-Control: no-cache");
     free(stream);
@@ -484,6 +497,41 @@ static void a_million_prompts_or_levels_cost_one_400(void **state)
     (void)state;
 }
 
+static void long_bodies_and_long_replies_go_by_the_worker(void **state)
+{
+    char *padding = calloc(1, 200001);
+    memset(padding, 'x', 200000);
+    qr_buf body = {0};
+    qr_buf_printf(
+        &body,
+        "{\"prompt\":\"a\",\"user\":\"%s\",\"max_tokens\":500,\"ignore_eos\":true,\"n\":4,\"logprobs\":3}",
+        padding);
+    char *by_worker = post("/v1/completions", body.data, 200);
+    char *here =
+        post("/v1/completions",
+             "{\"prompt\":\"a\",\"max_tokens\":500,\"ignore_eos\":true,\"n\":4,\"logprobs\":3}", 200);
+    assert_string_equal(strstr(by_worker, "\"choices\""), strstr(here, "\"choices\""));
+    free(by_worker);
+    free(here);
+    /* Clients that leave while the worker has their call: before, during and after. */
+    for (int i = 0; i < 40; i++) {
+        qr_buf text = {0};
+        qr_buf_printf(&text,
+                      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                      "application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                      body.len, body.data);
+        int fd = rig_connect(&shared_rig);
+        rig_send(fd, text.data, text.len);
+        nanosleep(&(struct timespec){0, i * 4000000}, NULL);
+        close(fd);
+        qr_buf_release(&text);
+    }
+    assert_true(rig_idle(&shared_rig, 2000));
+    qr_buf_release(&body);
+    free(padding);
+    (void)state;
+}
+
 /* ---- The other routes ------------------------------------------------------------------------------ */
 
 static void models_lists_every_name_and_an_unknown_one_is_a_404(void **state)
@@ -593,6 +641,35 @@ static void metrics_are_prometheus_text(void **state)
     (void)state;
 }
 
+static char seen_log[8192];
+
+static void keep_log(void *user, qr_log_level level, const char *line)
+{
+    (void)user;
+    (void)level;
+    if (strstr(line, "throughput") != NULL || strstr(line, "unknown_fields") != NULL)
+        (void)snprintf(seen_log + strlen(seen_log), sizeof(seen_log) - strlen(seen_log), "%s\n", line);
+}
+
+static void the_log_has_vllms_throughput_line_and_unknown_fields(void **state)
+{
+    rig r;
+    qr_server_options options;
+    rig_options(&options);
+    options.stats_interval_ms = 30;
+    qr_log_set(QR_LOG_INFO, keep_log, NULL);
+    rig_start(&r, &options);
+    free(rig_request(&r, "POST", "/v1/completions", "",
+                     "{\"prompt\":\"a\",\"max_tokens\":2,\"strange\":1,\"odd\\\"\":2}"));
+    nanosleep(&(struct timespec){0, 100000000}, NULL);
+    rig_stop(&r);
+    qr_log_set(QR_LOG_OFF, NULL, NULL);
+    has(seen_log, "Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: ");
+    has(seen_log, "Running: 1 reqs, Waiting: 0 reqs, KV cache usage: 0.0%, Prefix cache hit rate: 0.0%");
+    has(seen_log, "ignored=\"strange,odd?\"");
+    (void)state;
+}
+
 static void the_request_id_comes_back_unless_it_could_do_harm(void **state)
 {
     char *reply = rig_request(&shared_rig, "GET", "/version", "X-Request-Id: abc-1\r\n", NULL);
@@ -621,11 +698,13 @@ int main(void)
         cmocka_unit_test(null_and_harmless_values_are_as_absent),
         cmocka_unit_test(bodies_that_are_not_a_request_are_refused),
         cmocka_unit_test(a_million_prompts_or_levels_cost_one_400),
+        cmocka_unit_test(long_bodies_and_long_replies_go_by_the_worker),
         cmocka_unit_test(models_lists_every_name_and_an_unknown_one_is_a_404),
         cmocka_unit_test(tokenize_and_detokenize_are_inverse),
         cmocka_unit_test(health_follows_the_engine_not_the_socket),
         cmocka_unit_test(health_generate_says_503_when_no_token_comes),
         cmocka_unit_test(metrics_are_prometheus_text),
+        cmocka_unit_test(the_log_has_vllms_throughput_line_and_unknown_fields),
         cmocka_unit_test(the_request_id_comes_back_unless_it_could_do_harm),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
