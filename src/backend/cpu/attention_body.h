@@ -7,6 +7,7 @@
  * Private to backend/cpu/. Thread: any.
  */
 #include "backend/cpu/simd.h"
+#include "backend/cpu/unroll.h"
 #include "backend/cpu/vector.h"
 #include "base/mem.h"
 
@@ -53,40 +54,34 @@ SIMD_INLINE void score_groups(const cpu_attention_tile *t, int32_t group0, const
     const void *k[8], *next[8];
     const int64_t line = 64 / (dtype == QR_DTYPE_F32 ? 4 : 2), fetch_step = VF >= line ? 1 : line / VF;
     vf acc[CPU_ATTENTION_ROWS][8];
-#pragma GCC unroll 8
-    for (int g = 0; g < groups; g++) {
+    CPU_EACH(g, groups)
+    {
         uint32_t slot = (uint32_t)(t->start + (group0 + g) * VF), block = slot / (uint32_t)t->block_size;
         int64_t at = (slot - block * (uint32_t)t->block_size) * dim;
         k[g] = offset_kv(t->k_blocks[block], at, dtype);
         next[g] = t->ahead > 0 ? offset_kv(t->k_blocks[block + (uint32_t)t->ahead], at, dtype) : NULL;
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 8
-        for (int g = 0; g < groups; g++)
-            acc[m][g] = vf_set(0);
+    CPU_EACH(m, rows)
+    CPU_EACH(g, groups)
+    acc[m][g] = vf_set(0);
     for (int64_t d = 0; d < dim; d++) {
         vf key[8];
-        if (t->ahead > 0 && d % fetch_step == 0)
-#pragma GCC unroll 8
-            for (int g = 0; g < groups; g++)
-                fetch_kv(next[g], d * VF, dtype);
-#pragma GCC unroll 8
-        for (int g = 0; g < groups; g++)
-            key[g] = load_kv(k[g], d * VF, dtype);
-#pragma GCC unroll 8
-        for (int m = 0; m < rows; m++) {
+        if (t->ahead > 0 && d % fetch_step == 0) {
+            CPU_EACH(g, groups)
+            fetch_kv(next[g], d * VF, dtype);
+        }
+        CPU_EACH(g, groups)
+        key[g] = load_kv(k[g], d * VF, dtype);
+        CPU_EACH(m, rows)
+        {
             vf q = vf_set(t->q[m * dim + d]);
-#pragma GCC unroll 8
-            for (int g = 0; g < groups; g++)
-                acc[m][g] = vf_fma(q, key[g], acc[m][g]);
+            CPU_EACH(g, groups)
+            acc[m][g] = vf_fma(q, key[g], acc[m][g]);
         }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 8
-        for (int g = 0; g < groups; g++)
-            vf_store(t->scores + m * SCORES + (group0 + g) * VF, acc[m][g]);
+    CPU_EACH(m, rows)
+    CPU_EACH(g, groups)
+    vf_store(t->scores + m * SCORES + (group0 + g) * VF, acc[m][g]);
 }
 
 /* Scores of row m in groups [group0, group1) -> p, max and sum. */
@@ -119,11 +114,9 @@ SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_
 {
     const int64_t dim = t->head_dim, line = 64 / (dtype == QR_DTYPE_F32 ? 4 : 2);
     vf acc[CPU_ATTENTION_ROWS][8];
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 8
-        for (int n = 0; n < vectors; n++)
-            acc[m][n] = vf_set(0);
+    CPU_EACH(m, rows)
+    CPU_EACH(n, vectors)
+    acc[m][n] = vf_set(0);
     for (int32_t key = from; key < to;) {
         int32_t block = (t->start + key) / t->block_size, slot = (t->start + key) % t->block_size;
         int32_t end = QR_MIN(to, key + t->block_size - slot);
@@ -137,28 +130,25 @@ SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_
                     fetch_kv(next, i, dtype);
                 next = offset_kv(next, dim, dtype);
             }
-#pragma GCC unroll 8
-            for (int n = 0; n < vectors; n++)
-                value[n] = vectors == 1 ? load_kv_some(v, 0, left, dtype) : load_kv(v, n * VF, dtype);
-#pragma GCC unroll 8
-            for (int m = 0; m < rows; m++) {
+            CPU_EACH(n, vectors)
+            value[n] = vectors == 1 ? load_kv_some(v, 0, left, dtype) : load_kv(v, n * VF, dtype);
+            CPU_EACH(m, rows)
+            {
                 vf p = vf_set(t->scores[m * SCORES + key]);
-#pragma GCC unroll 8
-                for (int n = 0; n < vectors; n++)
-                    acc[m][n] = vf_fma(p, value[n], acc[m][n]);
+                CPU_EACH(n, vectors)
+                acc[m][n] = vf_fma(p, value[n], acc[m][n]);
             }
         }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 8
-        for (int n = 0; n < vectors; n++) {
-            float *out = t->out + m * dim + col0 + n * VF;
-            if (vectors == 1 && left < VF)
-                vf_store_n(out, acc[m][n], left);
-            else
-                vf_store(out, acc[m][n]);
-        }
+    CPU_EACH(m, rows)
+    CPU_EACH(n, vectors)
+    {
+        float *out = t->out + m * dim + col0 + n * VF;
+        if (vectors == 1 && left < VF)
+            vf_store_n(out, acc[m][n], left);
+        else
+            vf_store(out, acc[m][n]);
+    }
 }
 
 SIMD_INLINE void tile_rows(const cpu_attention_tile *t, const int rows, const qr_dtype dtype)
