@@ -29,7 +29,8 @@ bench: program
 format:
 	@clang-format -i $(SOURCES)
 check-format:
-	@clang-format --dry-run --Werror $(SOURCES)
+	@bad=$$(for f in $(SOURCES); do clang-format --dry-run --Werror $$f >/dev/null 2>&1 || echo " $$f"; done); \
+	[ -z "$$bad" ] || { echo "not formatted (make format does it):$$bad"; exit 1; }
 asan tsan:
 	@cmake --preset $@ && ninja -C build-$@ -j $(JOBS) && ctest --test-dir build-$@ --output-on-failure -j $(JOBS)
 fuzz:
