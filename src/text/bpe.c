@@ -4,22 +4,28 @@
  * Short words (nearly all) keep their symbols in small arrays and look for the minimum in a line; long ones use
  * a linked list and a heap, O(n log n), so that a megabyte of one letter is no attack.
  */
-#include "base/assert.h"
+#include "base/utf8.h"
 #include "text/tokenizer_impl.h"
 
-enum { LINEAR_MAX = 64 };
-#define NO_PAIR UINT64_MAX
+enum { LINEAR_MAX = 64, CHARACTERS = 0x10000 };
+#define NO_RANK  UINT32_MAX
+#define NO_PAIR  UINT64_MAX
+#define KEY_MASK ((UINT64_C(1) << 2 * QR_PAIR_ID_BITS) - 1)
 
-static inline uint64_t pair_hash(uint32_t left, uint32_t right)
+static inline uint64_t pair_key(uint32_t left, uint32_t right) { return left | (uint64_t)right << QR_PAIR_ID_BITS; }
+
+static inline uint64_t key_hash(uint64_t key)
 {
-    uint64_t x = ((uint64_t)left << 32 | right) * UINT64_C(0x9E3779B97F4A7C15);
-    return x ^ x >> 32;
+    key *= UINT64_C(0x9E3779B97F4A7C15);
+    return key ^ key >> 32;
 }
+
+static inline size_t filter_bit(const qr_bpe *bpe, uint64_t hash) { return (hash >> 24) & bpe->filter_mask; }
 
 void qr_bpe_init(qr_bpe *bpe, size_t merges)
 {
     size_t capacity = 64, bits = 1024;
-    while (capacity < merges * 2)
+    while (capacity * 2 < merges * 3)
         capacity *= 2;
     while (bits < merges * 8)
         bits *= 2;
@@ -36,19 +42,21 @@ void qr_bpe_release(qr_bpe *bpe)
 {
     qr_free(bpe->pairs);
     qr_free(bpe->pair_filter);
+    qr_free(bpe->characters);
+    QR_VEC_RELEASE(&bpe->rank_ids);
     *bpe = (qr_bpe){0};
 }
 
 static void pairs_grow(qr_bpe *bpe)
 {
     size_t old_capacity = bpe->pair_mask + 1, capacity = old_capacity * 2;
-    qr_pair_slot *slots = qr_alloc(capacity * sizeof(*slots));
+    uint64_t *slots = qr_alloc(capacity * sizeof(*slots));
     memset(slots, 0xFF, capacity * sizeof(*slots));
     for (size_t i = 0; i < old_capacity; i++) {
-        if (bpe->pairs[i].left == UINT32_MAX)
+        if (bpe->pairs[i] == NO_PAIR)
             continue;
-        size_t at = pair_hash(bpe->pairs[i].left, bpe->pairs[i].right) & (capacity - 1);
-        while (slots[at].left != UINT32_MAX)
+        size_t at = key_hash(bpe->pairs[i] & KEY_MASK) & (capacity - 1);
+        while (slots[at] != NO_PAIR)
             at = (at + 1) & (capacity - 1);
         slots[at] = bpe->pairs[i];
     }
@@ -57,62 +65,71 @@ static void pairs_grow(qr_bpe *bpe)
     bpe->pair_mask = capacity - 1;
 }
 
+void qr_bpe_prefetch(const qr_bpe *bpe, uint32_t left, uint32_t right)
+{
+    __builtin_prefetch(&bpe->pairs[key_hash(pair_key(left, right)) & bpe->pair_mask], 1);
+}
+
 void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id)
 {
-    uint64_t hash = pair_hash(left, right);
+    uint64_t key = pair_key(left, right), hash = key_hash(key);
     size_t at = hash & bpe->pair_mask;
-    while (bpe->pairs[at].left != UINT32_MAX && (bpe->pairs[at].left != left || bpe->pairs[at].right != right))
+    while (bpe->pairs[at] != NO_PAIR && (bpe->pairs[at] & KEY_MASK) != key)
         at = (at + 1) & bpe->pair_mask;
-    bool fresh = bpe->pairs[at].left == UINT32_MAX;
-    bpe->pairs[at] = (qr_pair_slot){left, right, rank, id}; /* of a merge given twice the later counts */
-    size_t bit = (hash >> 20) & bpe->filter_mask;
+    bool fresh = bpe->pairs[at] == NO_PAIR;
+    bpe->pairs[at] = key | (uint64_t)rank << 2 * QR_PAIR_ID_BITS; /* of a merge given twice the later counts */
+    while (bpe->rank_ids.count <= rank)
+        QR_VEC_PUSH(&bpe->rank_ids, -1);
+    bpe->rank_ids.data[rank] = (int32_t)id;
+    size_t bit = filter_bit(bpe, hash);
     bpe->pair_filter[bit / 64] |= UINT64_C(1) << bit % 64;
-    if (fresh && ++bpe->pair_count * 2 > bpe->pair_mask + 1)
+    if (fresh && ++bpe->pair_count * 3 > (bpe->pair_mask + 1) * 2)
         pairs_grow(bpe);
 }
 
-/* rank << 32 | id, or NO_PAIR. */
-static inline uint64_t pair_find(const qr_bpe *bpe, uint32_t left, uint32_t right)
+/* Rank of the merge of two neighbours, or NO_RANK. */
+static inline uint32_t pair_rank(const qr_bpe *bpe, uint32_t left, uint32_t right)
 {
-    uint64_t hash = pair_hash(left, right);
-    size_t bit = (hash >> 20) & bpe->filter_mask;
+    uint64_t key = pair_key(left, right), hash = key_hash(key);
+    size_t bit = filter_bit(bpe, hash);
     if ((bpe->pair_filter[bit / 64] >> bit % 64 & 1) == 0)
-        return NO_PAIR;
+        return NO_RANK;
     for (size_t at = hash & bpe->pair_mask;; at = (at + 1) & bpe->pair_mask) {
-        const qr_pair_slot *slot = &bpe->pairs[at];
-        if (slot->left == left && slot->right == right)
-            return (uint64_t)slot->rank << 32 | slot->id;
-        if (slot->left == UINT32_MAX)
-            return NO_PAIR;
+        uint64_t slot = bpe->pairs[at];
+        if ((slot & KEY_MASK) == key)
+            return (uint32_t)(slot >> 2 * QR_PAIR_ID_BITS);
+        if (slot == NO_PAIR)
+            return NO_RANK;
     }
 }
 
 /* Merges count (<= LINEAR_MAX) symbols in place; returns how many are left. */
 static size_t merge_linear(const qr_bpe *bpe, uint32_t *ids, size_t count)
 {
-    uint64_t pairs[LINEAR_MAX];
+    uint32_t ranks[LINEAR_MAX];
     for (size_t i = 0; i + 1 < count; i++)
-        pairs[i] = pair_find(bpe, ids[i], ids[i + 1]);
+        ranks[i] = pair_rank(bpe, ids[i], ids[i + 1]);
     while (count > 1) {
         size_t best = 0;
-        uint64_t least = pairs[0];
+        uint32_t least = ranks[0];
         for (size_t i = 1; i + 1 < count; i++) {
-            if (pairs[i] >> 32 < least >> 32) { /* of equal ranks the leftmost */
-                least = pairs[i];
+            if (ranks[i] < least) {
+                least = ranks[i];
                 best = i;
             }
         }
-        if (least == NO_PAIR)
+        if (least == NO_RANK)
             break;
-        ids[best] = (uint32_t)least;
+        ids[best] = (uint32_t)bpe->rank_ids.data[least];
         count--;
-        memmove(ids + best + 1, ids + best + 2, (count - best - 1) * sizeof(*ids));
-        if (best + 1 < count) {
-            memmove(pairs + best + 1, pairs + best + 2, (count - best - 2) * sizeof(*pairs));
-            pairs[best] = pair_find(bpe, ids[best], ids[best + 1]);
-        }
+        for (size_t i = best + 1; i < count; i++)
+            ids[i] = ids[i + 1];
+        for (size_t i = best + 1; i + 1 < count; i++)
+            ranks[i] = ranks[i + 1];
+        if (best + 1 < count)
+            ranks[best] = pair_rank(bpe, ids[best], ids[best + 1]);
         if (best > 0)
-            pairs[best - 1] = pair_find(bpe, ids[best - 1], ids[best]);
+            ranks[best - 1] = pair_rank(bpe, ids[best - 1], ids[best]);
     }
     return count;
 }
@@ -150,42 +167,48 @@ static void heap_push(qr_bpe_scratch *scratch, uint64_t item)
 
 static void heap_pair(const qr_bpe *bpe, qr_bpe_scratch *scratch, uint32_t at, uint32_t next)
 {
-    uint64_t pair = pair_find(bpe, scratch->ids.data[at], scratch->ids.data[next]);
-    scratch->pairs.data[at] = pair;
-    if (pair != NO_PAIR)
-        heap_push(scratch, (pair >> 32) << 32 | at);
+    uint32_t rank = pair_rank(bpe, scratch->ids.data[at], scratch->ids.data[next]);
+    scratch->ranks.data[at] = rank;
+    if (rank != NO_RANK)
+        heap_push(scratch, (uint64_t)rank << 32 | at);
+}
+
+static void heap_fill(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t count)
+{
+    QR_VEC_RESERVE(&scratch->next, count);
+    QR_VEC_RESERVE(&scratch->previous, count);
+    QR_VEC_RESERVE(&scratch->ranks, count);
+    scratch->heap.count = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t rank = i + 1 < count ? pair_rank(bpe, scratch->ids.data[i], scratch->ids.data[i + 1]) : NO_RANK;
+        scratch->next.data[i] = i + 1 < count ? (uint32_t)i + 1 : UINT32_MAX;
+        scratch->previous.data[i] = (uint32_t)i - 1;
+        scratch->ranks.data[i] = rank;
+        if (rank != NO_RANK)
+            QR_VEC_PUSH(&scratch->heap, (uint64_t)rank << 32 | i);
+    }
+    for (size_t i = scratch->heap.count / 2; i-- > 0;)
+        heap_down(scratch->heap.data, scratch->heap.count, i);
 }
 
 /* Merges scratch->ids of `count` symbols; the result is at the front. */
 static size_t merge_heap(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t count)
 {
-    QR_VEC_RESERVE(&scratch->next, count);
-    QR_VEC_RESERVE(&scratch->previous, count);
-    QR_VEC_RESERVE(&scratch->pairs, count);
+    heap_fill(bpe, scratch, count);
     uint32_t *ids = scratch->ids.data, *next = scratch->next.data, *previous = scratch->previous.data;
-    uint64_t *pairs = scratch->pairs.data;
-    scratch->heap.count = 0;
-    for (size_t i = 0; i < count; i++) {
-        next[i] = i + 1 < count ? (uint32_t)i + 1 : UINT32_MAX;
-        previous[i] = (uint32_t)i - 1;
-        pairs[i] = i + 1 < count ? pair_find(bpe, ids[i], ids[i + 1]) : NO_PAIR;
-        if (pairs[i] != NO_PAIR)
-            QR_VEC_PUSH(&scratch->heap, (pairs[i] >> 32) << 32 | i);
-    }
-    for (size_t i = scratch->heap.count / 2; i-- > 0;)
-        heap_down(scratch->heap.data, scratch->heap.count, i);
+    uint32_t *ranks = scratch->ranks.data;
     while (scratch->heap.count > 0) {
         uint64_t top = scratch->heap.data[0];
         scratch->heap.data[0] = scratch->heap.data[--scratch->heap.count];
         if (scratch->heap.count > 0)
             heap_down(scratch->heap.data, scratch->heap.count, 0);
-        uint32_t at = (uint32_t)top;
-        if (pairs[at] == NO_PAIR || pairs[at] >> 32 != top >> 32)
+        uint32_t at = (uint32_t)top, rank = (uint32_t)(top >> 32);
+        if (ranks[at] != rank)
             continue; /* merged away or changed since */
         uint32_t gone = next[at], after = next[gone];
-        ids[at] = (uint32_t)pairs[at];
+        ids[at] = (uint32_t)bpe->rank_ids.data[rank];
         next[at] = after;
-        pairs[gone] = pairs[at] = NO_PAIR;
+        ranks[gone] = ranks[at] = NO_RANK;
         if (after != UINT32_MAX) {
             previous[after] = at;
             heap_pair(bpe, scratch, at, after);
@@ -212,12 +235,32 @@ static void append_merged(qr_encoder *encoder, size_t count, qr_ids *ids)
 
 /* ---- Byte mode ---- */
 
+/* The token that the character at word[i] is sure to become, or 0; *width: its length. */
+static inline uint32_t sure_character(const qr_bpe *bpe, const uint8_t *word, size_t len, size_t i, size_t *width)
+{
+    if (word[i] < 0xC2 || word[i] >= 0xF0)
+        return 0;
+    *width = word[i] < 0xE0 ? 2 : 3;
+    if (i + *width > len || (i + *width == len && bpe->suffix != NULL))
+        return 0;
+    uint32_t c;
+    qr_unicode_next(word + i, &c);
+    return bpe->characters[c];
+}
+
 /* Symbols of a word of bytes. A byte that the vocabulary lacks becomes the unknown token, or nothing. */
 static size_t byte_symbols(const qr_bpe *bpe, const uint8_t *word, size_t len, uint32_t *out)
 {
-    size_t count = 0;
+    size_t count = 0, width;
     bool unknown = false;
     for (size_t i = 0; i < len; i++) {
+        uint32_t whole = word[i] >= 0x80 && bpe->characters != NULL ? sure_character(bpe, word, len, i, &width) : 0;
+        if (whole != 0) {
+            out[count++] = whole - 1;
+            unknown = false;
+            i += width - 1;
+            continue;
+        }
         int32_t id = i + 1 == len && bpe->suffix != NULL ? bpe->last_bytes[word[i]] : bpe->bytes[word[i]];
         if (id >= 0) {
             out[count++] = (uint32_t)id;
@@ -366,4 +409,74 @@ static qr_status find_byte_tokens(qr_tokenizer *tokenizer, qr_error *err)
     return QR_OK;
 }
 
-qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err) { return find_byte_tokens(tokenizer, err); }
+/* Least rank of a merge that has the symbol on its right, or on its left. */
+typedef struct outer_ranks {
+    uint32_t *as_left, *as_right;
+} outer_ranks;
+
+/* Does [first, second] become one token whatever stands around it? It does when its own merge comes before any
+ * that could take an outer symbol away. Returns the rank, or NO_RANK. */
+static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *reach, uint32_t first, uint32_t second)
+{
+    uint32_t rank = pair_rank(bpe, first, second);
+    return rank < reach->as_right[first] && rank < reach->as_left[second] ? rank : NO_RANK;
+}
+
+static uint32_t sure_token(const qr_bpe *bpe, const outer_ranks *reach, const uint8_t *text, size_t len)
+{
+    uint32_t ids[3];
+    for (size_t i = 0; i < len; i++) {
+        if (bpe->bytes[text[i]] < 0)
+            return 0;
+        ids[i] = (uint32_t)bpe->bytes[text[i]];
+    }
+    if (len == 2) {
+        uint32_t rank = sure_merge(bpe, reach, ids[0], ids[1]);
+        return rank != NO_RANK ? (uint32_t)bpe->rank_ids.data[rank] + 1 : 0;
+    }
+    uint32_t front = pair_rank(bpe, ids[0], ids[1]), back = pair_rank(bpe, ids[1], ids[2]);
+    uint32_t rank = front < back ? front : back;
+    if (rank == NO_RANK || rank >= reach->as_right[ids[0]] || rank >= reach->as_left[ids[2]])
+        return 0;
+    uint32_t first = front < back ? (uint32_t)bpe->rank_ids.data[rank] : ids[0];
+    uint32_t second = front < back ? ids[2] : (uint32_t)bpe->rank_ids.data[rank];
+    rank = sure_merge(bpe, reach, first, second);
+    return rank != NO_RANK ? (uint32_t)bpe->rank_ids.data[rank] + 1 : 0;
+}
+
+/* Characters of two and three bytes whose token is sure: they enter the merging as one symbol. */
+static void find_characters(qr_tokenizer *tokenizer)
+{
+    qr_bpe *bpe = &tokenizer->bpe;
+    size_t ids = tokenizer->flags.count;
+    outer_ranks reach = {qr_alloc((ids + 1) * sizeof(uint32_t)), qr_alloc((ids + 1) * sizeof(uint32_t))};
+    memset(reach.as_left, 0xFF, ids * sizeof(uint32_t));
+    memset(reach.as_right, 0xFF, ids * sizeof(uint32_t));
+    for (size_t i = 0; i <= bpe->pair_mask; i++) {
+        uint64_t pair = bpe->pairs[i];
+        if (pair == NO_PAIR)
+            continue;
+        uint32_t left = pair & (QR_BPE_ID_MAX - 1), right = pair >> QR_PAIR_ID_BITS & (QR_BPE_ID_MAX - 1);
+        uint32_t rank = (uint32_t)(pair >> 2 * QR_PAIR_ID_BITS);
+        reach.as_left[left] = QR_MIN(reach.as_left[left], rank);
+        reach.as_right[right] = QR_MIN(reach.as_right[right], rank);
+    }
+    bpe->characters = qr_calloc(CHARACTERS, sizeof(*bpe->characters));
+    for (uint32_t c = 0x80; c < CHARACTERS; c++) {
+        char text[4];
+        if (c >= 0xD800 && c < 0xE000)
+            continue;
+        size_t len = qr_utf8_encode(c, text);
+        bpe->characters[c] = sure_token(bpe, &reach, (const uint8_t *)text, len);
+    }
+    qr_free(reach.as_left);
+    qr_free(reach.as_right);
+}
+
+qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err)
+{
+    qr_status status = find_byte_tokens(tokenizer, err);
+    if (status == QR_OK && tokenizer->byte_mode)
+        find_characters(tokenizer);
+    return status;
+}

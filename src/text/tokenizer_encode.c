@@ -7,10 +7,10 @@
 
 enum {
     SHORT_MAX = 16,           /* bytes of a word in the first cache */
-    SHORT_SETS = 1 << 14,     /* two slots each: 1 MiB */
-    LONG_SLOTS = 1 << 13,
+    SHORT_SETS = 1 << 16,     /* two slots each: 4 MiB, taken as they are touched */
+    LONG_SLOTS = 1 << 15,
     LONG_MAX = 512,           /* longer words are not worth keeping */
-    LONG_KEYS_MAX = 2 << 20,  /* bytes of keys; then that cache starts anew */
+    LONG_KEYS_MAX = 4 << 20,  /* bytes of keys; then that cache starts anew */
     SHORT_BYTES = SHORT_SETS * 2 * (int)sizeof(qr_word_slot)
 };
 
@@ -39,7 +39,7 @@ void qr_encoder_free(qr_encoder *encoder)
     QR_VEC_RELEASE(&encoder->bpe.next);
     QR_VEC_RELEASE(&encoder->bpe.previous);
     QR_VEC_RELEASE(&encoder->bpe.heap);
-    QR_VEC_RELEASE(&encoder->bpe.pairs);
+    QR_VEC_RELEASE(&encoder->bpe.ranks);
     QR_VEC_RELEASE(&encoder->scores);
     QR_VEC_RELEASE(&encoder->nodes);
     QR_VEC_RELEASE(&encoder->starts);
@@ -98,7 +98,7 @@ static bool long_find(qr_encoder *encoder, const uint8_t *word, size_t len, uint
         encoder->longs = qr_calloc(LONG_SLOTS, sizeof(*encoder->longs));
         return false;
     }
-    const qr_long_slot *slot = &encoder->longs[hash % LONG_SLOTS];
+    const qr_long_slot *slot = &encoder->longs[qr_hash_mix(hash) % LONG_SLOTS];
     if (slot->hash != hash || slot->key_len != len ||
         memcmp(encoder->long_keys.data + slot->key_offset, word, len) != 0)
         return false;
@@ -116,7 +116,7 @@ static void long_keep(qr_encoder *encoder, const uint8_t *word, size_t len, uint
         qr_buf_clear(&encoder->long_keys);
         encoder->long_ids.count = 0;
     }
-    encoder->longs[hash % LONG_SLOTS] =
+    encoder->longs[qr_hash_mix(hash) % LONG_SLOTS] =
         (qr_long_slot){hash, (uint32_t)encoder->long_keys.len, (uint32_t)len, (uint32_t)encoder->long_ids.count,
                        (uint32_t)count};
     qr_buf_append(&encoder->long_keys, word, len);
@@ -144,8 +144,13 @@ static qr_status short_miss(qr_encoder *encoder, const uint8_t *word, size_t len
                             uint64_t high, qr_ids *ids, qr_error *err)
 {
     size_t before = ids->count;
+    uint64_t hash = (low ^ high * 31) | 1;
+    if (len > 4 && long_find(encoder, word, len, hash, ids))
+        return QR_OK;
     qr_status status = model_word(encoder, word, len, ids, err);
     size_t count = ids->count - before;
+    if (status == QR_OK && count > 3 && len > 4)
+        long_keep(encoder, word, len, hash, ids->data + before, count);
     if (status != QR_OK || count > 3 || set == NULL)
         return status;
     qr_word_slot slot = {.low = low, .high = high, .len = (uint8_t)len, .count = (uint8_t)count};

@@ -144,8 +144,10 @@ static int type_of(const qr_vocab *vocab, int32_t id) { return vocab->types != N
 
 static qr_status check_vocab(const qr_vocab *vocab, const char *name, qr_error *err)
 {
-    if (vocab->token_count <= 0 || vocab->token_count > QR_TOKEN_ID_MAX)
-        return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of %d tokens (1 to %d)", name, vocab->token_count, QR_TOKEN_ID_MAX);
+    if (vocab->token_count <= 0 || vocab->token_count > QR_BPE_ID_MAX)
+        return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of %d tokens (1 to %d)", name, vocab->token_count, QR_BPE_ID_MAX);
+    if (vocab->merge_count < 0 || vocab->merge_count >= QR_BPE_RANK_MAX)
+        return qr_fail(err, QR_BAD_FILE, "%s: %d merges (at most %d)", name, vocab->merge_count, QR_BPE_RANK_MAX);
     for (int32_t id = 0; id < vocab->token_count; id++)
         if (vocab->tokens[id].len > QR_TOKEN_BYTES_MAX)
             return qr_fail(err, QR_BAD_FILE, "%s: token %d of %zu bytes", name, id, vocab->tokens[id].len);
@@ -238,8 +240,7 @@ static int32_t model_token(const qr_tokenizer *tokenizer, qr_str text)
     return id >= 0 && (tokenizer->flags.data[id] & QR_TOKEN_MODEL) ? id : -1;
 }
 
-/* Every way to put a token together from two others is a merge whose rank is that of its score; equal scores share
- * a rank, so that the leftmost pair goes first. */
+/* Every way to put a token together from two others is a merge whose rank is the token's place by score. */
 static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
 {
     scored_id *order = qr_alloc((size_t)vocab->token_count * sizeof(*order));
@@ -252,10 +253,9 @@ static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
     }
     qsort(order, count, sizeof(*order), compare_scores);
     qr_bpe_init(&tokenizer->bpe, count * 2);
-    uint32_t rank = 0;
     for (size_t i = 0; i < count; i++) {
         qr_str text = qr_token_table_text(&tokenizer->spelled, order[i].id);
-        rank += i > 0 && order[i].score != order[i - 1].score;
+        uint32_t rank = (uint32_t)i;
         for (size_t cut = 1; cut < text.len && text.len <= 512; cut++) {
             if (((uint8_t)text.data[cut] & 0xC0) == 0x80)
                 continue;

@@ -32,8 +32,7 @@ typedef struct qr_token_text {
 typedef struct qr_token_table {
     qr_buf text;               /* every spelling, each followed by a NUL */
     QR_VEC(qr_token_text) items;
-    uint32_t *slots;           /* id + 1, open addressing over the spelling's hash; 0: empty */
-    uint32_t *hashes;          /* of the slot's key */
+    uint64_t *slots;           /* hash << 32 | id + 1, open addressing; 0: empty */
     size_t mask;
     size_t used;
 } qr_token_table;
@@ -46,6 +45,19 @@ void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text);
 /* Only the text, no lookup. */
 void qr_token_table_store(qr_token_table *table, int32_t id, qr_str text);
 int32_t qr_token_table_find(const qr_token_table *table, const void *text, size_t len); /* or -1 */
+/* The two halves of a lookup, for many at once: the hash, whose slot a prefetch brings near, and the search. */
+uint32_t qr_token_hash(const void *text, size_t len);
+int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, const void *text, size_t len);
+static inline void qr_token_table_prefetch(const qr_token_table *table, uint32_t hash)
+{
+    __builtin_prefetch(&table->slots[hash & table->mask]);
+}
+static inline void qr_token_table_prefetch_text(const qr_token_table *table, uint32_t hash)
+{
+    uint64_t slot = table->slots[hash & table->mask];
+    if (slot >> 32 == hash)
+        __builtin_prefetch(table->text.data + table->items.data[(uint32_t)slot - 1].offset);
+}
 static inline qr_str qr_token_table_text(const qr_token_table *table, int32_t id)
 {
     qr_token_text item = table->items.data[id];
@@ -154,18 +166,20 @@ typedef QR_VEC(qr_decoder_step) qr_decoder_steps;
 
 typedef enum qr_model_kind { QR_MODEL_BPE, QR_MODEL_UNIGRAM, QR_MODEL_WORDPIECE, QR_MODEL_WORDLEVEL } qr_model_kind;
 
-typedef struct qr_pair_slot {
-    uint32_t left, right; /* left UINT32_MAX: empty */
-    uint32_t rank, id;
-} qr_pair_slot;
+/* A pair of neighbours and the rank of its merge in one number, left | right << 20 | rank << 40: a lookup touches
+ * one cache line, and a table of 280,000 merges takes 4 MiB. */
+enum { QR_PAIR_ID_BITS = 20, QR_BPE_ID_MAX = 1 << QR_PAIR_ID_BITS, QR_BPE_RANK_MAX = (1 << 24) - 1 };
 
 typedef struct qr_bpe {
-    qr_pair_slot *pairs;
+    uint64_t *pairs;         /* open addressing; UINT64_MAX: empty */
     size_t pair_mask, pair_count;
     uint64_t *pair_filter;   /* one bit a hash: most lookups find nothing */
     size_t filter_mask;
+    QR_VEC(int32_t) rank_ids; /* what the merge of a rank makes */
     int32_t bytes[256];      /* byte mode: id of each byte; else of "<0xXX>"; -1: none */
     int32_t last_bytes[256]; /* byte mode with an end_of_word_suffix: id of a word's last byte */
+    uint32_t *characters;    /* byte mode: by code point below 10000: its token, if no neighbour can keep its bytes
+                                from becoming that; else 0 (stored + 1); NULL: none */
     int32_t unk;             /* -1: none */
     bool fuse_unk, byte_fallback, ignore_merges;
     bool cut_at_mark;        /* no token holds the mark U+2581 after another character */
@@ -312,7 +326,9 @@ qr_status qr_tokenizer_load_template(qr_tokenizer *tokenizer, qr_str source, qr_
 /* BPE loading: expects merges in order of rank. */
 void qr_bpe_init(qr_bpe *bpe, size_t merges);
 void qr_bpe_release(qr_bpe *bpe);
+/* left, right and id < QR_BPE_ID_MAX, rank < QR_BPE_RANK_MAX: checked by the caller. */
 void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+void qr_bpe_prefetch(const qr_bpe *bpe, uint32_t left, uint32_t right);
 qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err);
 
 qr_status qr_unigram_finish(qr_tokenizer *tokenizer, qr_error *err);
@@ -352,7 +368,7 @@ typedef struct qr_long_slot {
 typedef struct qr_bpe_scratch {
     QR_VEC(uint32_t) ids, next, previous;
     QR_VEC(uint64_t) heap;
-    QR_VEC(uint64_t) pairs; /* rank << 32 | id of the pair that begins at a symbol */
+    QR_VEC(uint32_t) ranks; /* of the pair that begins at a symbol */
 } qr_bpe_scratch;
 
 struct qr_encoder {

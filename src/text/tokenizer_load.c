@@ -240,44 +240,103 @@ static qr_status read_vocab_array(model_reader *reader)
     return scan->failed ? scan_failed(scan, tokenizer->name, reader->err) : QR_OK;
 }
 
-static int32_t merge_part(const model_reader *reader, qr_buf *bytes, qr_str text)
+/* Merges are resolved in batches: the three lookups of each go to random places in memory, and asking for all of
+ * a batch before the first is used hides most of the wait. */
+enum { MERGE_BATCH = 64 };
+
+typedef struct merge_entry {
+    size_t offset, left_len, len; /* the two parts, one after the other, in merge_batch.text */
+    uint32_t hashes[3];           /* of the left, the right, both */
+    int32_t ids[3];
+    uint32_t rank;
+} merge_entry;
+
+typedef struct merge_batch {
+    qr_buf text;
+    size_t count;
+    merge_entry entries[MERGE_BATCH];
+} merge_batch;
+
+static qr_status bad_merge(const model_reader *reader, const merge_batch *batch, const merge_entry *entry)
 {
-    const qr_tokenizer *tokenizer = reader->tokenizer;
-    if (!tokenizer->byte_mode) {
-        qr_buf_append_str(bytes, text);
-        return qr_token_table_find(&tokenizer->spelled, text.data, text.len);
-    }
-    size_t before = bytes->len;
-    if (!qr_byte_alphabet_decode(text, bytes))
-        return qr_token_table_find(&tokenizer->spelled, text.data, text.len);
-    return qr_token_table_find(&tokenizer->raw, bytes->data + before, bytes->len - before);
+    const char *what = entry->ids[0] < 0 ? "the first" : entry->ids[1] < 0 ? "the second" : "the result";
+    const char *text = batch->text.data + entry->offset;
+    return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: '%.*s' with '%.*s' (number %u): %s is not in the vocabulary",
+                   reader->tokenizer->name, (int)QR_MIN(entry->left_len, 40u), text,
+                   (int)QR_MIN(entry->len - entry->left_len, 40u), text + entry->left_len, entry->rank, what);
 }
 
-static qr_status add_merge(model_reader *reader, qr_str left, qr_str right, uint32_t rank)
+/* With a continuing_subword_prefix the result is spelled without the right part's. */
+static int32_t find_prefixed(model_reader *reader, const qr_token_table *table, const char *text, const merge_entry *entry)
+{
+    size_t cut = QR_MIN(strlen(reader->prefix), entry->len - entry->left_len);
+    qr_buf_clear(&reader->key);
+    qr_buf_append(&reader->key, text, entry->left_len);
+    qr_buf_append(&reader->key, text + entry->left_len + cut, entry->len - entry->left_len - cut);
+    return qr_token_table_find(table, reader->key.data, reader->key.len);
+}
+
+static qr_status flush_merges(model_reader *reader, merge_batch *batch)
 {
     qr_tokenizer *tokenizer = reader->tokenizer;
     const qr_token_table *table = tokenizer->byte_mode ? &tokenizer->raw : &tokenizer->spelled;
-    qr_buf *both = &reader->key;
-    qr_buf_clear(both);
-    int32_t a = merge_part(reader, both, left);
-    size_t middle = both->len;
-    int32_t b = merge_part(reader, both, right);
-    size_t cut = reader->prefix != NULL ? strlen(reader->prefix) : 0;
-    if (cut > 0 && both->len - middle >= cut) {
-        memmove(both->data + middle, both->data + middle + cut, both->len - middle - cut);
-        both->len -= cut;
+    for (size_t i = 0; i < batch->count; i++) {
+        merge_entry *entry = &batch->entries[i];
+        const char *text = batch->text.data + entry->offset;
+        entry->hashes[0] = qr_token_hash(text, entry->left_len);
+        entry->hashes[1] = qr_token_hash(text + entry->left_len, entry->len - entry->left_len);
+        entry->hashes[2] = qr_token_hash(text, entry->len);
+        for (int k = 0; k < 3; k++)
+            qr_token_table_prefetch(table, entry->hashes[k]);
     }
-    int32_t merged = qr_token_table_find(table, both->data, both->len);
-    if (a < 0 || b < 0 || merged < 0)
-        return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: '%.*s' with '%.*s' (number %u): %s is not in the vocabulary",
-                       tokenizer->name, (int)QR_MIN(left.len, 40u), left.data, (int)QR_MIN(right.len, 40u), right.data, rank,
-                       a < 0 ? "the first" : b < 0 ? "the second" : "the result");
-    qr_bpe_add(&tokenizer->bpe, (uint32_t)a, (uint32_t)b, rank, (uint32_t)merged);
+    for (size_t i = 0; i < batch->count; i++)
+        for (int k = 0; k < 3; k++)
+            qr_token_table_prefetch_text(table, batch->entries[i].hashes[k]);
+    for (size_t i = 0; i < batch->count; i++) {
+        merge_entry *entry = &batch->entries[i];
+        const char *text = batch->text.data + entry->offset;
+        entry->ids[0] = qr_token_table_find_hashed(table, entry->hashes[0], text, entry->left_len);
+        entry->ids[1] = qr_token_table_find_hashed(table, entry->hashes[1], text + entry->left_len, entry->len - entry->left_len);
+        if (reader->prefix != NULL)
+            entry->ids[2] = find_prefixed(reader, table, text, entry);
+        else
+            entry->ids[2] = qr_token_table_find_hashed(table, entry->hashes[2], text, entry->len);
+        if (entry->ids[0] < 0 || entry->ids[1] < 0 || entry->ids[2] < 0)
+            return bad_merge(reader, batch, entry);
+        qr_bpe_prefetch(&tokenizer->bpe, (uint32_t)entry->ids[0], (uint32_t)entry->ids[1]);
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        merge_entry *entry = &batch->entries[i];
+        qr_bpe_add(&tokenizer->bpe, (uint32_t)entry->ids[0], (uint32_t)entry->ids[1], entry->rank, (uint32_t)entry->ids[2]);
+    }
+    batch->count = 0;
+    qr_buf_clear(&batch->text);
     return QR_OK;
 }
 
+static void batch_part(const model_reader *reader, qr_buf *out, qr_str text)
+{
+    size_t before = out->len;
+    if (reader->tokenizer->byte_mode && qr_byte_alphabet_decode(text, out))
+        return;
+    out->len = before;
+    qr_buf_append_str(out, text);
+}
+
+static qr_status add_merge(model_reader *reader, merge_batch *batch, qr_str left, qr_str right, uint32_t rank)
+{
+    merge_entry *entry = &batch->entries[batch->count++];
+    entry->offset = batch->text.len;
+    entry->rank = rank;
+    batch_part(reader, &batch->text, left);
+    entry->left_len = batch->text.len - entry->offset;
+    batch_part(reader, &batch->text, right);
+    entry->len = batch->text.len - entry->offset;
+    return batch->count == MERGE_BATCH ? flush_merges(reader, batch) : QR_OK;
+}
+
 /* "left right" or ["left", "right"]. */
-static qr_status read_merge(model_reader *reader, qr_json_scan *scan, uint32_t rank)
+static qr_status read_merge(model_reader *reader, qr_json_scan *scan, merge_batch *batch, uint32_t rank)
 {
     qr_str left, right;
     if (qr_json_scan_peek(scan) == '[') {
@@ -287,7 +346,7 @@ static qr_status read_merge(model_reader *reader, qr_json_scan *scan, uint32_t r
         if (qr_json_scan_item(scan))
             return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: number %u has more than two parts",
                            reader->tokenizer->name, rank);
-        return scan->failed ? QR_OK : add_merge(reader, left, right, rank);
+        return scan->failed ? QR_OK : add_merge(reader, batch, left, right, rank);
     }
     if (!read_string(scan, &reader->left, &left))
         return QR_OK;
@@ -297,25 +356,37 @@ static qr_status read_merge(model_reader *reader, qr_json_scan *scan, uint32_t r
         return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: number %u, '%.*s', is not two parts with a space between",
                        reader->tokenizer->name, rank, (int)QR_MIN(left.len, 60u), left.data);
     right = qr_str_make(space + 1, left.len - first - 1);
-    return add_merge(reader, qr_str_make(left.data, first), right, rank);
+    return add_merge(reader, batch, qr_str_make(left.data, first), right, rank);
 }
 
 static qr_status read_merges(model_reader *reader, qr_json_scan *scan)
 {
     qr_tokenizer *tokenizer = reader->tokenizer;
     uint32_t rank = 0;
+    if (tokenizer->flags.count > QR_BPE_ID_MAX)
+        return qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: ids up to %zu, more than %d", tokenizer->name,
+                       tokenizer->flags.count - 1, QR_BPE_ID_MAX);
     qr_bpe_init(&tokenizer->bpe, (size_t)tokenizer->model_count * 2);
     if (qr_json_scan_peek(scan) != '[') { /* an empty object, as one converter writes it */
         qr_json_scan_skip(scan);
         return scan->failed ? scan_failed(scan, tokenizer->name, reader->err) : QR_OK;
     }
+    merge_batch *batch = qr_calloc(1, sizeof(*batch));
+    qr_status status = QR_OK;
     qr_json_scan_array(scan);
-    while (qr_json_scan_item(scan)) {
-        qr_status status = read_merge(reader, scan, rank++);
-        if (status != QR_OK)
-            return status;
+    while (status == QR_OK && qr_json_scan_item(scan)) {
+        if (rank == QR_BPE_RANK_MAX)
+            status = qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: more than %d merges", tokenizer->name, QR_BPE_RANK_MAX);
+        else
+            status = read_merge(reader, scan, batch, rank++);
     }
-    return scan->failed ? scan_failed(scan, tokenizer->name, reader->err) : QR_OK;
+    if (status == QR_OK && scan->failed)
+        status = scan_failed(scan, tokenizer->name, reader->err);
+    if (status == QR_OK)
+        status = flush_merges(reader, batch);
+    qr_buf_release(&batch->text);
+    qr_free(batch);
+    return status;
 }
 
 /* A flag that may be null. */

@@ -2,7 +2,7 @@
 #include "base/hash.h"
 #include "text/tokenizer_impl.h"
 
-static uint32_t token_hash(const void *text, size_t len)
+uint32_t qr_token_hash(const void *text, size_t len)
 {
     const uint8_t *p = text;
     uint64_t a = 0, b = 0;
@@ -38,7 +38,6 @@ void qr_token_table_init(qr_token_table *table, size_t expected)
     table->mask = capacity - 1;
     table->used = 0;
     table->slots = qr_calloc(capacity, sizeof(*table->slots));
-    table->hashes = qr_calloc(capacity, sizeof(*table->hashes));
     qr_buf_reserve(&table->text, expected * 8 + 64);
 }
 
@@ -47,27 +46,23 @@ void qr_token_table_release(qr_token_table *table)
     qr_buf_release(&table->text);
     QR_VEC_RELEASE(&table->items);
     qr_free(table->slots);
-    qr_free(table->hashes);
     *table = (qr_token_table){0};
 }
 
 static void table_grow(qr_token_table *table)
 {
     size_t old_capacity = table->mask + 1, capacity = old_capacity * 2;
-    uint32_t *slots = qr_calloc(capacity, sizeof(*slots)), *hashes = qr_calloc(capacity, sizeof(*hashes));
+    uint64_t *slots = qr_calloc(capacity, sizeof(*slots));
     for (size_t i = 0; i < old_capacity; i++) {
         if (table->slots[i] == 0)
             continue;
-        size_t at = table->hashes[i] & (capacity - 1);
+        size_t at = table->slots[i] >> 32 & (capacity - 1);
         while (slots[at] != 0)
             at = (at + 1) & (capacity - 1);
         slots[at] = table->slots[i];
-        hashes[at] = table->hashes[i];
     }
     qr_free(table->slots);
-    qr_free(table->hashes);
     table->slots = slots;
-    table->hashes = hashes;
     table->mask = capacity - 1;
 }
 
@@ -89,35 +84,34 @@ void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text)
 {
     if (table->slots == NULL)
         qr_token_table_init(table, 64);
-    uint32_t hash = token_hash(text.data, text.len);
+    uint32_t hash = qr_token_hash(text.data, text.len);
     qr_token_table_store(table, id, text);
     size_t at = hash & table->mask;
-    while (table->slots[at] != 0) {
-        if (table->hashes[at] == hash &&
-            qr_str_equal(qr_token_table_text(table, (int32_t)(table->slots[at] - 1)), text))
+    for (; table->slots[at] != 0; at = (at + 1) & table->mask)
+        if (table->slots[at] >> 32 == hash &&
+            qr_str_equal(qr_token_table_text(table, (int32_t)(uint32_t)table->slots[at] - 1), text))
             return;
-        at = (at + 1) & table->mask;
-    }
-    table->slots[at] = (uint32_t)id + 1;
-    table->hashes[at] = hash;
+    table->slots[at] = (uint64_t)hash << 32 | ((uint32_t)id + 1);
     if (++table->used * 2 > table->mask)
         table_grow(table);
 }
 
-int32_t qr_token_table_find(const qr_token_table *table, const void *text, size_t len)
+int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, const void *text, size_t len)
 {
-    if (table->slots == NULL)
-        return -1;
-    uint32_t hash = token_hash(text, len);
     for (size_t at = hash & table->mask; table->slots[at] != 0; at = (at + 1) & table->mask) {
-        if (table->hashes[at] != hash)
+        if (table->slots[at] >> 32 != hash)
             continue;
-        int32_t id = (int32_t)(table->slots[at] - 1);
+        int32_t id = (int32_t)(uint32_t)table->slots[at] - 1;
         qr_str known = qr_token_table_text(table, id);
         if (known.len == len && memcmp(known.data, text, len) == 0)
             return id;
     }
     return -1;
+}
+
+int32_t qr_token_table_find(const qr_token_table *table, const void *text, size_t len)
+{
+    return table->slots != NULL ? qr_token_table_find_hashed(table, qr_token_hash(text, len), text, len) : -1;
 }
 
 /* GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards in order. */
