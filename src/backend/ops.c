@@ -146,6 +146,8 @@ static bool is_activation(qr_tensor x)
 
 static void count_weight(qr_ops *ops, const qr_weight *w, int64_t rows)
 {
+    if (rows == 0)
+        return;
     size_t bytes = w->packed_bytes;
     for (int part = 0; w->packed == NULL && part < QR_PART_COUNT; part++)
         bytes += w->part[part].bytes;

@@ -188,6 +188,65 @@ static void chunked_prefill_and_decode_are_bit_equal_to_whole_prefill(void **sta
     assert_int_equal(failed, 0);
 }
 
+/* Sixty-four sequences of different texts and lengths, prefilled in one step and decoded in the next. */
+enum { CROWD = 64, CROWD_CONTEXT = 32 };
+
+static void crowd_texts(const golden_case *c, int32_t ids[CROWD][CROWD_CONTEXT])
+{
+    for (int32_t seq = 0; seq < CROWD; seq++)
+        for (int32_t i = 0; i < CROWD_CONTEXT; i++)
+            ids[seq][i] = c->ids[(seq * 7 + i * (1 + seq % 3)) % (c->prompt_count + c->greedy_count)];
+}
+
+static int check_crowd(const golden_case *c, const char *isa)
+{
+    static int32_t ids[CROWD][CROWD_CONTEXT];
+    net_run run;
+    qr_error err = {0};
+    net_run_options options = {.path = c->path,
+                               .isa = isa,
+                               .threads = 2,
+                               .dtype = -1,
+                               .kv_dtype = -1,
+                               .context_max = CROWD_CONTEXT,
+                               .seqs_max = CROWD,
+                               .block_size = 16,
+                               .rows_max = CROWD * (CROWD_CONTEXT - 1)};
+    if (net_run_open(&run, &options, &err) != QR_OK)
+        fail_msg("%s: %s", c->name, err.message);
+    crowd_texts(c, ids);
+    net_run_rows prefill[CROWD], decode[CROWD];
+    for (int32_t seq = 0; seq < CROWD; seq++) {
+        int32_t length = 1 + seq * 5 % (CROWD_CONTEXT - 1);
+        prefill[seq] = (net_run_rows){seq, 0, length, ids[seq]};
+        decode[seq] = (net_run_rows){seq, length, 1, ids[seq] + length};
+    }
+    net_run_step(&run, prefill, CROWD, false);
+    size_t bytes = (size_t)c->vocab * sizeof(float);
+    float *crowd = qr_calloc(CROWD, bytes);
+    memcpy(crowd, net_run_step(&run, decode, CROWD, false), CROWD * bytes);
+    int wrong = 0;
+    for (int32_t seq = 0; seq < CROWD; seq++) {
+        net_run_step(&run, &prefill[seq], 1, false);
+        wrong += memcmp(net_run_step(&run, &decode[seq], 1, false), crowd + seq * c->vocab, bytes) != 0;
+    }
+    if (wrong > 0)
+        print_message("%s on %s: %d of %d sequences differ alone\n", c->name, isa, wrong, CROWD);
+    qr_free(crowd);
+    net_run_close(&run);
+    return wrong;
+}
+
+static void a_sequence_has_the_same_bits_alone_and_among_sixty_four(void **state)
+{
+    golden_list *list = *state;
+    int failed = 0;
+    for (size_t isa = 0; isa < QR_COUNT_OF(all_isas); isa++)
+        for (size_t i = 0; i < list->count && machine_has(all_isas[isa]); i++)
+            failed += check_crowd(&list->cases[i], all_isas[isa]);
+    assert_int_equal(failed, 0);
+}
+
 static int set_up(void **state)
 {
     golden_list *list = qr_calloc(1, sizeof(*list));
@@ -208,6 +267,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_checkpoint_gives_the_reference_logits_and_greedy_tokens),
         cmocka_unit_test(chunked_prefill_and_decode_are_bit_equal_to_whole_prefill),
+        cmocka_unit_test(a_sequence_has_the_same_bits_alone_and_among_sixty_four),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

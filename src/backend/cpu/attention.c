@@ -218,7 +218,8 @@ static const void *block_page(const attention_job *job, const attention_item *it
 }
 
 /* Pages of the blocks that hold keys [key0 + from, key0 + to): all of K, all of V, and the first K blocks of the next
- * tile (or again the last), which is the order in which they are read. Blocks before those keys stay NULL. */
+ * tile (or again the last), which is the order in which they are read. No one reads the
+ * blocks before those keys: they may be gone. */
 static void find_blocks(const attention_job *job, const attention_item *item, int32_t key0, int32_t from,
                         int32_t to, const void **pages, cpu_attention_tile *t)
 {
@@ -228,8 +229,8 @@ static void find_blocks(const attention_job *job, const attention_item *item, in
     t->k_blocks = pages;
     t->v_blocks = pages + blocks;
     for (int32_t b = 0; b < blocks; b++) {
-        pages[b] = b < first ? NULL : block_page(job, item, base + b, false);
-        pages[blocks + b] = b < first ? NULL : block_page(job, item, base + b, true);
+        pages[b] = block_page(job, item, base + QR_MAX(b, first), false);
+        pages[blocks + b] = block_page(job, item, base + QR_MAX(b, first), true);
     }
     int32_t tile_end = key0 + CPU_ATTENTION_TILE, length = job->batch->context_len[item->seq];
     for (int32_t i = 0; i < AHEAD_BLOCKS; i++) {
