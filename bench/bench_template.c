@@ -36,8 +36,8 @@ static void run_case(qr_str line)
         status = qr_jinja_compile_with(qr_json_string(qr_json_get(json, "template")), &syntax, &jinja, &err);
     }
     if (status == QR_OK)
-        status = qr_jinja_render(jinja, qr_json_get(json, "context"), qr_json_int(qr_json_get(json, "now"), 0), NULL,
-                                 &out, &err);
+        status = qr_jinja_render(jinja, qr_json_get(json, "context"),
+                                 qr_json_int(qr_json_get(json, "now"), 0), NULL, &out, &err);
     if (status == QR_OK)
         answer("output", qr_buf_str(&out));
     else

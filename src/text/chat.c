@@ -161,9 +161,12 @@ static qr_status part_text(const chat *c, const qr_json *part, qr_str *text)
         return QR_OK;
     }
     if (!qr_json_is(part, QR_JSON_OBJECT))
-        return bad_message(c, QR_INVALID_ARGUMENT, "content: a part must be an object or a string", QR_STR(""));
+        return bad_message(c, QR_INVALID_ARGUMENT, "content: a part must be an object or a string",
+                           QR_STR(""));
     qr_str type = qr_json_string(qr_json_get(part, "type"));
-    const char *key = qr_str_equals(type, "refusal") ? "refusal" : qr_str_equals(type, "thinking") ? "thinking" : "text";
+    const char *key = qr_str_equals(type, "refusal")    ? "refusal"
+                      : qr_str_equals(type, "thinking") ? "thinking"
+                                                        : "text";
     bool is_text = type.data == NULL || qr_str_equals(type, key) || qr_str_equals(type, "input_text") ||
                    qr_str_equals(type, "output_text");
     if (!is_text)
@@ -187,7 +190,9 @@ static qr_json *rebuild_part(const chat *c, const marker *m, const qr_json *part
     }
     qr_json *copy = chat_mark_untrusted(m, part);
     qr_str type = qr_json_string(qr_json_get(part, "type"));
-    const char *key = qr_str_equals(type, "refusal") ? "refusal" : qr_str_equals(type, "thinking") ? "thinking" : "text";
+    const char *key = qr_str_equals(type, "refusal")    ? "refusal"
+                      : qr_str_equals(type, "thinking") ? "thinking"
+                                                        : "text";
     qr_json_set(copy, key, qr_json_new_raw_string(text));
     if (qr_str_equals(type, "input_text") || qr_str_equals(type, "output_text"))
         qr_json_set(copy, "type", qr_json_new_string(QR_STR("text")));
@@ -199,8 +204,8 @@ typedef struct span {
 } span;
 
 /* A template may set parts side by side, so a spelling that two of them make together is marked too. */
-static qr_json *build_parts(const chat *c, const marker *m, const qr_json *parts, qr_str all, const span *spans,
-                            bool as_list)
+static qr_json *build_parts(const chat *c, const marker *m, const qr_json *parts, qr_str all,
+                            const span *spans, bool as_list)
 {
     qr_buf text = {0};
     qr_json *list = as_list ? qr_json_new_array() : NULL, *made = list;
@@ -257,7 +262,8 @@ static qr_status copy_arguments(const chat *c, const qr_json *arguments, qr_json
     qr_error inner = {0};
     qr_status status = qr_json_parse(text, &qr_json_limits_request, out, &inner);
     if (status != QR_OK)
-        return bad_message(c, QR_INVALID_ARGUMENT, "tool_calls: arguments are not JSON", qr_str_of(inner.message));
+        return bad_message(c, QR_INVALID_ARGUMENT, "tool_calls: arguments are not JSON",
+                           qr_str_of(inner.message));
     return QR_OK;
 }
 
@@ -285,8 +291,10 @@ static qr_status copy_member(const chat *c, const marker *m, bool assistant, qr_
 {
     if (qr_str_equals(key, "content") && qr_json_is(value, QR_JSON_ARRAY))
         return copy_parts(c, m, value, out);
-    if (qr_str_equals(key, "content") && !qr_json_is(value, QR_JSON_STRING) && !qr_json_is(value, QR_JSON_NULL))
-        return bad_message(c, QR_INVALID_ARGUMENT, "content must be a string, a list of parts or null", QR_STR(""));
+    if (qr_str_equals(key, "content") && !qr_json_is(value, QR_JSON_STRING) &&
+        !qr_json_is(value, QR_JSON_NULL))
+        return bad_message(c, QR_INVALID_ARGUMENT, "content must be a string, a list of parts or null",
+                           QR_STR(""));
     if (assistant && qr_str_equals(key, "tool_calls") && qr_json_is(value, QR_JSON_ARRAY))
         return copy_tool_calls(c, value, out);
     *out = chat_mark_untrusted(m, value);
@@ -333,8 +341,8 @@ static qr_status copy_messages(chat *c, const qr_json *messages, qr_json *list)
 static void set_specials(const qr_tokenizer *tokenizer, qr_json *variables)
 {
     static const char *const names[QR_SPECIAL_COUNT] = {
-        [QR_SPECIAL_BOS] = "bos_token", [QR_SPECIAL_EOS] = "eos_token", [QR_SPECIAL_UNK] = "unk_token",
-        [QR_SPECIAL_PAD] = "pad_token", [QR_SPECIAL_SEP] = "sep_token", [QR_SPECIAL_CLS] = "cls_token",
+        [QR_SPECIAL_BOS] = "bos_token",   [QR_SPECIAL_EOS] = "eos_token", [QR_SPECIAL_UNK] = "unk_token",
+        [QR_SPECIAL_PAD] = "pad_token",   [QR_SPECIAL_SEP] = "sep_token", [QR_SPECIAL_CLS] = "cls_token",
         [QR_SPECIAL_MASK] = "mask_token",
     };
     for (int i = 0; i < QR_SPECIAL_COUNT; i++) {
@@ -377,8 +385,8 @@ static qr_status set_extra(const chat *c, const qr_json *request, qr_json *varia
         qr_str key = qr_json_iter_key(it);
         for (size_t i = 0; i < QR_COUNT_OF(taken); i++)
             if (qr_str_equals(key, taken[i]))
-                return qr_fail(c->err, QR_INVALID_ARGUMENT, "chat: chat_template_kwargs: %s has a field of its own",
-                               taken[i]);
+                return qr_fail(c->err, QR_INVALID_ARGUMENT,
+                               "chat: chat_template_kwargs: %s has a field of its own", taken[i]);
         qr_json_set(variables, key.data, qr_json_copy(qr_json_iter_value(it)));
     }
     return QR_OK;
@@ -423,7 +431,8 @@ static qr_status cut_after_final(const chat *c, const qr_json *messages, size_t 
     qr_str prompt = qr_str_make(out->data + start, out->len - start);
     ptrdiff_t at = core.len > 0 ? find_last(prompt, core) : -1;
     if (at < 0)
-        return qr_fail(c->err, QR_INVALID_ARGUMENT, "chat: continue_final_message: the final message's text is not in "
+        return qr_fail(c->err, QR_INVALID_ARGUMENT,
+                       "chat: continue_final_message: the final message's text is not in "
                        "the rendered prompt");
     qr_str tail = qr_str_make(core.data, (size_t)(final.data + final.len - core.data));
     qr_str rest = qr_str_make(prompt.data + at, prompt.len - (size_t)at);
@@ -451,7 +460,8 @@ static qr_status render(chat *c, const qr_json *request, qr_json *variables, int
     if (status == QR_OK)
         status = get_flag(c, request, "add_generation_prompt", &add_prompt);
     if (status == QR_OK && go_on && add_prompt)
-        status = qr_fail(c->err, QR_INVALID_ARGUMENT, "chat: continue_final_message and add_generation_prompt exclude "
+        status = qr_fail(c->err, QR_INVALID_ARGUMENT,
+                         "chat: continue_final_message and add_generation_prompt exclude "
                          "each other");
     qr_json_set(variables, "add_generation_prompt", qr_json_new_bool(add_prompt));
     set_specials(c->tokenizer, variables);
@@ -466,8 +476,8 @@ static qr_status render(chat *c, const qr_json *request, qr_json *variables, int
     return status;
 }
 
-qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, int64_t now_unix_s, qr_buf *out,
-                         qr_error *err)
+qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, int64_t now_unix_s,
+                         qr_buf *out, qr_error *err)
 {
     chat c = {.tokenizer = tokenizer, .jinja = qr_tokenizer_template(tokenizer), .err = err};
     marker m = {0};
@@ -475,7 +485,8 @@ qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, 
     if (!qr_json_is(request, QR_JSON_OBJECT))
         return qr_fail(err, QR_INVALID_ARGUMENT, "chat: the request must be an object");
     if (c.jinja == NULL)
-        return qr_fail(err, QR_UNSUPPORTED, "chat: this checkpoint has no chat template that compiles: give one");
+        return qr_fail(err, QR_UNSUPPORTED,
+                       "chat: this checkpoint has no chat template that compiles: give one");
     qr_status status = get_flag(&c, request, "allow_special_in_content", &allow_special);
     if (status != QR_OK)
         return status;
@@ -490,12 +501,13 @@ qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, 
     return status;
 }
 
-qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *request_json, size_t bytes, char **text,
-                             size_t *text_bytes, qr_error *err)
+qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *request_json, size_t bytes,
+                             char **text, size_t *text_bytes, qr_error *err)
 {
     qr_json *request = NULL;
     qr_buf out = {0};
-    qr_status status = qr_json_parse(qr_str_make(request_json, bytes), &qr_json_limits_request, &request, err);
+    qr_status status =
+        qr_json_parse(qr_str_make(request_json, bytes), &qr_json_limits_request, &request, err);
     if (status != QR_OK)
         return status;
     status = qr_chat_render(tokenizer, request, qr_clock_unix_s(), &out, err);

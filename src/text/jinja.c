@@ -10,7 +10,13 @@
 #include "base/vec.h"
 #include "text/jinja_run.h"
 
-enum { SOURCE_BYTES_MAX = 1 << 20, NAMES_MAX = 2048, ARENA_CHUNK = 32 << 10, PIECE_BYTES = 8 << 10, FUEL = 1024 };
+enum {
+    SOURCE_BYTES_MAX = 1 << 20,
+    NAMES_MAX = 2048,
+    ARENA_CHUNK = 32 << 10,
+    PIECE_BYTES = 8 << 10,
+    FUEL = 1024
+};
 
 const qr_jinja_limits qr_jinja_limits_default = {
     .steps_max = 20000000,
@@ -32,7 +38,7 @@ void *qr_jcompile_alloc(qr_jcompile *compile, size_t bytes)
     bytes = QR_ROUND_UP(bytes, (size_t)8);
     if (bytes > PIECE_BYTES / 4)
         return qr_arena_calloc(&compile->jinja->arena, 1, bytes);
-    if ((size_t)(compile->bump_end - compile->bump) < bytes) {
+    if (compile->bump == NULL || (size_t)(compile->bump_end - compile->bump) < bytes) {
         compile->bump = qr_arena_calloc(&compile->jinja->arena, 1, PIECE_BYTES);
         compile->bump_end = compile->bump + PIECE_BYTES;
     }
@@ -133,7 +139,8 @@ static void compile_all(qr_jcompile *compile)
 qr_status qr_jinja_compile_with(qr_str source, const qr_jsyntax *syntax, qr_jinja **out, qr_error *err)
 {
     if (source.len > SOURCE_BYTES_MAX)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "template: %zu bytes, more than %d", source.len, SOURCE_BYTES_MAX);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "template: %zu bytes, more than %d", source.len,
+                       SOURCE_BYTES_MAX);
     qr_jinja *jinja = qr_calloc(1, sizeof(*jinja));
     qr_arena_init(&jinja->arena, ARENA_CHUNK);
     jinja->source = normalise(jinja, source, syntax->keep_trailing_newline);
@@ -253,8 +260,13 @@ static void render_root(qr_jrun *run)
 qr_status qr_jinja_render(const qr_jinja *jinja, const qr_json *variables, int64_t now_unix_s,
                           const qr_jinja_limits *limits, qr_buf *out, qr_error *err)
 {
-    qr_jrun run = {.jinja = jinja, .variables = variables, .out = out, .out_start = out->len, .err = err,
-                   .now = now_unix_s, .limits = limits != NULL ? *limits : qr_jinja_limits_default};
+    qr_jrun run = {.jinja = jinja,
+                   .variables = variables,
+                   .out = out,
+                   .out_start = out->len,
+                   .err = err,
+                   .now = now_unix_s,
+                   .limits = limits != NULL ? *limits : qr_jinja_limits_default};
     run.fuel = FUEL;
     run.deadline_ns = qr_clock_ns() + run.limits.time_ns_max;
     qr_arena_init(&run.arena, ARENA_CHUNK);

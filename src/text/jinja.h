@@ -15,8 +15,8 @@
 typedef struct qr_jinja qr_jinja;
 
 typedef struct qr_jinja_limits {
-    uint64_t steps_max;      /* evaluated nodes */
-    uint32_t depth_max;      /* height of expressions, blocks and macro calls, one inside the other */
+    uint64_t steps_max; /* evaluated nodes */
+    uint32_t depth_max; /* height of expressions, blocks and macro calls, one inside the other */
     size_t output_bytes_max;
     size_t memory_bytes_max; /* of values made while rendering */
     uint64_t time_ns_max;

@@ -17,7 +17,8 @@ static int parameter_index(const char *params, qr_str name, int *count)
     return index;
 }
 
-bool qr_jinja_bind(qr_jrun *run, const char *what, const char *params, int required, const qr_jargs *args, qr_jv *out)
+bool qr_jinja_bind(qr_jrun *run, const char *what, const char *params, int required, const qr_jargs *args,
+                   qr_jv *out)
 {
     int count = 0;
     if (params == NULL)
@@ -27,15 +28,18 @@ bool qr_jinja_bind(qr_jrun *run, const char *what, const char *params, int requi
         qr_jinja_raise(run, "%s takes at most %d arguments (%u given)", what, count, args->count);
         return false;
     }
-    memset(out, 0, (size_t)count * sizeof(qr_jv));
+    for (int i = 0; i < count; i++)
+        out[i] = (qr_jv){0};
     for (uint32_t i = 0; i < args->count; i++)
         out[i] = args->positional[i];
     for (uint32_t i = 0; i < args->keyword_count; i++) {
         int unused = 0, index = parameter_index(params, args->names[i], &unused);
         if (index < 0 || out[index].kind != QR_JV_MISSING) {
-            qr_jinja_raise(run, index < 0 ? "%s got an unexpected keyword argument '%.*s'"
-                                          : "%s got multiple values for argument '%.*s'",
-                           what, (int)(args->names[i].len < 60 ? args->names[i].len : 60), args->names[i].data);
+            qr_jinja_raise(run,
+                           index < 0 ? "%s got an unexpected keyword argument '%.*s'"
+                                     : "%s got multiple values for argument '%.*s'",
+                           what, (int)(args->names[i].len < 60 ? args->names[i].len : 60),
+                           args->names[i].data);
             return false;
         }
         out[index] = args->keywords[i];

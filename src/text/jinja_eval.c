@@ -15,7 +15,9 @@ static qr_jv eval_name(const qr_jrun *run, const qr_jnode *node)
         frame = frame->outer;
     qr_jv value = frame->slots[node->slot];
     if (value.kind == QR_JV_MISSING)
-        return (qr_jv){.kind = QR_JV_UNDEFINED, .aux = QR_JV_NO_NAME, .len = (uint32_t)node->name->len,
+        return (qr_jv){.kind = QR_JV_UNDEFINED,
+                       .aux = QR_JV_NO_NAME,
+                       .len = (uint32_t)node->name->len,
                        .s = node->name->data};
     return value;
 }
@@ -97,7 +99,8 @@ static qr_jv eval_sign(qr_jrun *run, const qr_jnode *node)
     }
     if (value.kind == QR_JV_UNDEFINED)
         return qr_jinja_undefined_use(run, value);
-    return qr_jinja_raise(run, "bad operand type for unary %c: '%s'", negative ? '-' : '+', qr_jv_type_name(value));
+    return qr_jinja_raise(run, "bad operand type for unary %c: '%s'", negative ? '-' : '+',
+                          qr_jv_type_name(value));
 }
 
 static qr_jv eval_item(qr_jrun *run, const qr_jnode *node)
@@ -166,8 +169,8 @@ static void spread_keywords(qr_jrun *run, const qr_jnode *node, keyword_lists *l
         }
         for (uint32_t i = 0; i < lists->count; i++)
             if (qr_str_equal(lists->names[i], qr_jv_slice(key)))
-                qr_jinja_raise(run, "got multiple values for keyword argument '%.*s'", (int)QR_MIN(key.len, 80u),
-                               key.s);
+                qr_jinja_raise(run, "got multiple values for keyword argument '%.*s'",
+                               (int)QR_MIN(key.len, 80u), key.s);
         push_keyword(run, lists, qr_jv_slice(key), qr_jv_dict_get(run, dict, key));
     }
 }
@@ -212,20 +215,13 @@ qr_jv qr_jinja_call(qr_jrun *run, qr_jv callee, const qr_jargs *args)
     if (qr_jinja_failed(run))
         return qr_jv_none();
     switch (callee.kind) {
-    case QR_JV_MACRO:
-        return qr_jinja_call_macro(run, callee.macro, args);
-    case QR_JV_FUNCTION:
-        return qr_jinja_call_function(run, callee.aux, args);
-    case QR_JV_METHOD:
-        return qr_jinja_call_method(run, callee.method->self, callee.method->id, args);
-    case QR_JV_LOOP:
-        return qr_jloop_call(run, callee.loop, args);
-    case QR_JV_JOINER:
-        return callee.cycle->position++ == 0 ? QR_JV_TEXT("") : callee.cycle->items[0];
-    case QR_JV_UNDEFINED:
-        return qr_jinja_undefined_use(run, callee);
-    default:
-        return qr_jinja_raise(run, "'%s' object is not callable", qr_jv_type_name(callee));
+    case QR_JV_MACRO: return qr_jinja_call_macro(run, callee.macro, args);
+    case QR_JV_FUNCTION: return qr_jinja_call_function(run, callee.aux, args);
+    case QR_JV_METHOD: return qr_jinja_call_method(run, callee.method->self, callee.method->id, args);
+    case QR_JV_LOOP: return qr_jloop_call(run, callee.loop, args);
+    case QR_JV_JOINER: return callee.cycle->position++ == 0 ? QR_JV_TEXT("") : callee.cycle->items[0];
+    case QR_JV_UNDEFINED: return qr_jinja_undefined_use(run, callee);
+    default: return qr_jinja_raise(run, "'%s' object is not callable", qr_jv_type_name(callee));
     }
 }
 
@@ -240,7 +236,8 @@ static qr_jv eval_call(qr_jrun *run, const qr_jnode *node, const qr_jv *caller)
         run->pos = callee->pos;
         direct = qr_jinja_method_access(target, callee->method) == QR_JACCESS_METHOD;
         if (!direct)
-            target = qr_jinja_getattr(run, target, qr_str_make(callee->attr, callee->attr_len), callee->method);
+            target =
+                qr_jinja_getattr(run, target, qr_str_make(callee->attr, callee->attr_len), callee->method);
     } else {
         target = qr_jinja_eval(run, callee);
     }
@@ -250,7 +247,8 @@ static qr_jv eval_call(qr_jrun *run, const qr_jnode *node, const qr_jv *caller)
     run->pos = node->pos;
     if (qr_jinja_failed(run))
         return qr_jv_none();
-    return direct ? qr_jinja_call_method(run, target, callee->method, &args) : qr_jinja_call(run, target, &args);
+    return direct ? qr_jinja_call_method(run, target, callee->method, &args)
+                  : qr_jinja_call(run, target, &args);
 }
 
 qr_jv qr_jinja_eval_call(qr_jrun *run, const qr_jnode *node, const qr_jv *caller)
@@ -263,8 +261,8 @@ static qr_jv apply_row(qr_jrun *run, const qr_jnode *node, qr_jv value)
     qr_jv local[LOCAL_ARGS];
     if (node->row == NULL) {
         run->pos = node->pos;
-        return qr_jinja_raise(run, "No %s named '%.80s' found.", node->type == QR_JN_FILTER ? "filter" : "test",
-                              node->row_name->data);
+        return qr_jinja_raise(run, "No %s named '%.80s' found.",
+                              node->type == QR_JN_FILTER ? "filter" : "test", node->row_name->data);
     }
     qr_jargs args = eval_args(run, node->call, local, NULL);
     run->pos = node->pos;
@@ -292,45 +290,27 @@ qr_jv qr_jinja_eval(qr_jrun *run, const qr_jnode *node)
     if (--run->fuel < 0 && !qr_jinja_refuel(run))
         return qr_jv_none();
     switch ((qr_jnode_type)node->type) {
-    case QR_JN_CONST:
-        return node->value;
-    case QR_JN_NAME:
-        return eval_name(run, node);
-    case QR_JN_ATTR:
-        return eval_attr(run, node);
-    case QR_JN_ITEM:
-        return eval_item(run, node);
-    case QR_JN_CALL:
-        return eval_call(run, node, NULL);
+    case QR_JN_CONST: return node->value;
+    case QR_JN_NAME: return eval_name(run, node);
+    case QR_JN_ATTR: return eval_attr(run, node);
+    case QR_JN_ITEM: return eval_item(run, node);
+    case QR_JN_CALL: return eval_call(run, node, NULL);
     case QR_JN_FILTER:
-    case QR_JN_TEST:
-        return apply_row(run, node, qr_jinja_eval(run, node->callee));
-    case QR_JN_COMPARE:
-        return eval_compare(run, node);
-    case QR_JN_AND:
-        return eval_logic(run, node, false);
-    case QR_JN_OR:
-        return eval_logic(run, node, true);
-    case QR_JN_NOT:
-        return qr_jv_bool(!qr_jv_truth(qr_jinja_eval(run, node->a)));
-    case QR_JN_ARITH:
-        return eval_arith(run, node, qr_jinja_eval(run, node->items[0]), 1);
-    case QR_JN_CONCAT:
-        return eval_concat(run, node);
-    case QR_JN_COND:
-        return eval_condition(run, node);
-    case QR_JN_LIST:
-        return eval_list(run, node, QR_JV_LIST);
-    case QR_JN_TUPLE:
-        return eval_list(run, node, QR_JV_TUPLE);
-    case QR_JN_DICT:
-        return eval_dict(run, node);
+    case QR_JN_TEST: return apply_row(run, node, qr_jinja_eval(run, node->callee));
+    case QR_JN_COMPARE: return eval_compare(run, node);
+    case QR_JN_AND: return eval_logic(run, node, false);
+    case QR_JN_OR: return eval_logic(run, node, true);
+    case QR_JN_NOT: return qr_jv_bool(!qr_jv_truth(qr_jinja_eval(run, node->a)));
+    case QR_JN_ARITH: return eval_arith(run, node, qr_jinja_eval(run, node->items[0]), 1);
+    case QR_JN_CONCAT: return eval_concat(run, node);
+    case QR_JN_COND: return eval_condition(run, node);
+    case QR_JN_LIST: return eval_list(run, node, QR_JV_LIST);
+    case QR_JN_TUPLE: return eval_list(run, node, QR_JV_TUPLE);
+    case QR_JN_DICT: return eval_dict(run, node);
     case QR_JN_NEG:
-    case QR_JN_POS:
-        return eval_sign(run, node);
+    case QR_JN_POS: return eval_sign(run, node);
     case QR_JN_SLICE:
-    case QR_JN_NSREF:
-        break;
+    case QR_JN_NSREF: break;
     }
     run->pos = node->pos;
     return qr_jinja_raise(run, "a slice stands alone");
@@ -381,8 +361,7 @@ void qr_jinja_output(qr_jrun *run, const qr_jnode *node)
         else if (node->c != NULL)
             qr_jinja_output(run, node->c);
         return;
-    default:
-        break;
+    default: break;
     }
     qr_jv value = qr_jinja_eval(run, node);
     if (!qr_jinja_failed(run))

@@ -56,8 +56,9 @@ static void assign_tuple(qr_jrun *run, const qr_jnode *target, qr_jv value, bool
     if (!qr_jv_to_list(run, value, &items))
         return;
     if (items.count != target->count) {
-        qr_jinja_raise(run, items.count < target->count ? "not enough values to unpack (expected %u, got %u)"
-                                                        : "too many values to unpack (expected %u)",
+        qr_jinja_raise(run,
+                       items.count < target->count ? "not enough values to unpack (expected %u, got %u)"
+                                                   : "too many values to unpack (expected %u)",
                        target->count, items.count);
         return;
     }
@@ -112,7 +113,10 @@ static int64_t parameter_index(const qr_jmacro_def *def, qr_str name)
     return -1;
 }
 
-static const char *macro_name(const qr_jmacro_def *def) { return def->name != NULL ? def->name->data : "None"; }
+static const char *macro_name(const qr_jmacro_def *def)
+{
+    return def->name != NULL ? def->name->data : "None";
+}
 
 static void bind_parameters(const qr_jmacro_def *def, const qr_jargs *args, qr_jframe *frame)
 {
@@ -141,8 +145,11 @@ static void bind_rest(qr_jrun *run, const qr_jmacro_def *def, const qr_jargs *ar
         else if (rest != NULL)
             qr_jdict_set(run, rest, qr_jv_str(args->names[i]), args->keywords[i]);
         else if (is_caller)
-            qr_jinja_raise(run, "macro '%.80s' was invoked with two values for the special caller argument. This is "
-                           "most likely a bug.", macro_name(def));
+            qr_jinja_raise(
+                run,
+                "macro '%.80s' was invoked with two values for the special caller argument. This is "
+                "most likely a bug.",
+                macro_name(def));
         else
             qr_jinja_raise(run, "macro '%.80s' takes no keyword argument '%.*s'", macro_name(def),
                            (int)QR_MIN(args->names[i].len, (size_t)60), args->names[i].data);
@@ -162,7 +169,8 @@ static void bind_extra(qr_jrun *run, const qr_jmacro_def *def, const qr_jargs *a
             qr_jlist_push(run, &list, args->positional[def->param_count + i]);
         frame->slots[def->varargs_slot] = qr_jlist_value(&list, QR_JV_TUPLE);
     } else if (extra > 0) {
-        qr_jinja_raise(run, "macro '%.80s' takes not more than %u argument(s)", macro_name(def), def->param_count);
+        qr_jinja_raise(run, "macro '%.80s' takes not more than %u argument(s)", macro_name(def),
+                       def->param_count);
     }
 }
 
@@ -253,7 +261,8 @@ static qr_jflow exec_block(qr_jrun *run, const qr_jstmt *stmt)
         qr_jinja_assign(run, stmt->set.targets[i], with[i], false);
     qr_jinja_enter_scope(run, &stmt->set.scope);
     qr_jflow flow = qr_jinja_exec(run, &stmt->set.body);
-    if (stmt->type == QR_JS_SCOPE || stmt->type == QR_JS_WITH || qr_jinja_failed(run) || flow != QR_JFLOW_NEXT)
+    if (stmt->type == QR_JS_SCOPE || stmt->type == QR_JS_WITH || qr_jinja_failed(run) ||
+        flow != QR_JFLOW_NEXT)
         return flow;
     qr_jv value = qr_jinja_take(run, mark);
     if (stmt->set.value != NULL)
@@ -276,31 +285,23 @@ static void exec_call_block(qr_jrun *run, const qr_jstmt *stmt)
 static qr_jflow exec_stmt(qr_jrun *run, const qr_jstmt *stmt)
 {
     switch ((qr_jstmt_type)stmt->type) {
-    case QR_JS_DATA:
-        qr_jinja_write(run, stmt->text);
-        return QR_JFLOW_NEXT;
-    case QR_JS_OUTPUT:
-        qr_jinja_output(run, stmt->output);
-        return QR_JFLOW_NEXT;
-    case QR_JS_IF:
-        return exec_if(run, stmt);
-    case QR_JS_FOR:
-        return exec_for(run, stmt);
+    case QR_JS_DATA: qr_jinja_write(run, stmt->text); return QR_JFLOW_NEXT;
+    case QR_JS_OUTPUT: qr_jinja_output(run, stmt->output); return QR_JFLOW_NEXT;
+    case QR_JS_IF: return exec_if(run, stmt);
+    case QR_JS_FOR: return exec_for(run, stmt);
     case QR_JS_SET:
         qr_jinja_assign(run, stmt->set.target, qr_jinja_eval(run, stmt->set.value), stmt->toplevel);
         return QR_JFLOW_NEXT;
     case QR_JS_MACRO:
         qr_jinja_assign(run, stmt->set.target, make_macro(run, stmt->set.macro), stmt->toplevel);
         return QR_JFLOW_NEXT;
-    case QR_JS_CALL_BLOCK:
-        exec_call_block(run, stmt);
-        return QR_JFLOW_NEXT;
-    case QR_JS_SET_BLOCK: case QR_JS_FILTER_BLOCK: case QR_JS_SCOPE: case QR_JS_WITH:
-        return exec_block(run, stmt);
-    case QR_JS_BREAK:
-        return QR_JFLOW_BREAK;
-    case QR_JS_CONTINUE:
-        return QR_JFLOW_CONTINUE;
+    case QR_JS_CALL_BLOCK: exec_call_block(run, stmt); return QR_JFLOW_NEXT;
+    case QR_JS_SET_BLOCK:
+    case QR_JS_FILTER_BLOCK:
+    case QR_JS_SCOPE:
+    case QR_JS_WITH: return exec_block(run, stmt);
+    case QR_JS_BREAK: return QR_JFLOW_BREAK;
+    case QR_JS_CONTINUE: return QR_JFLOW_CONTINUE;
     }
     return QR_JFLOW_NEXT;
 }

@@ -8,7 +8,8 @@
 
 #include "base/mem.h"
 
-#define FILTER(name) static qr_jv filter_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
+#define FILTER(name) \
+    static qr_jv filter_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
 #define UNUSED ((void)run, (void)value, (void)args, (void)raw)
 
 /* ---- Numbers ---- */
@@ -60,7 +61,8 @@ static bool text_to_int(qr_str text, int base, int64_t *out)
         return false;
     char plain[80];
     snprintf(plain, sizeof(plain), "%s%s", digits[0] == '-' ? "-" : "", body + (prefixed ? 2 : 0));
-    if (!((plain[plain[0] == '-'] | 32) >= 'a' || (plain[plain[0] == '-'] >= '0' && plain[plain[0] == '-'] <= '9')))
+    if (!((plain[plain[0] == '-'] | 32) >= 'a' ||
+          (plain[plain[0] == '-'] >= '0' && plain[plain[0] == '-'] <= '9')))
         return false;
     if (base == 16 && (plain[(plain[0] == '-') + 1] | 32) == 'x')
         return false; /* strtoll would take a second prefix */
@@ -225,7 +227,8 @@ FILTER(title)
         bool separator = false;
         while (i < text.len) {
             size_t bytes = qr_jtext_decode(text.data + i, text.len - i, &c);
-            bool is_separator = qr_jtext_is_space(c) || (c < 128 && c != 0 && strchr("-({[<", (int)c) != NULL);
+            bool is_separator =
+                qr_jtext_is_space(c) || (c < 128 && c != 0 && strchr("-({[<", (int)c) != NULL);
             if (i == begin) {
                 separator = is_separator;
                 first = bytes;
@@ -246,7 +249,8 @@ FILTER(replace)
     int64_t limit = -1;
     if (qr_jinja_given(args[2]) && !qr_jinja_want_int(run, args[2], &limit))
         return qr_jv_none();
-    qr_jv text = qr_jv_to_str(run, value), old = qr_jv_to_str(run, args[0]), fresh = qr_jv_to_str(run, args[1]);
+    qr_jv text = qr_jv_to_str(run, value), old = qr_jv_to_str(run, args[0]),
+          fresh = qr_jv_to_str(run, args[1]);
     return qr_jv_replace(run, qr_jv_slice(text), qr_jv_slice(old), qr_jv_slice(fresh), limit);
 }
 
@@ -277,7 +281,8 @@ FILTER(indent)
     int64_t unused = 0;
     if (width.kind != QR_JV_STRING && !qr_jinja_want_int(run, width, &unused))
         return qr_jv_none();
-    qr_jv text = qr_jinja_binary(run, QR_JOP_ADD, value, qr_jv_with_flag(QR_JV_TEXT("\n"), value.flag & QR_JV_SAFE));
+    qr_jv text =
+        qr_jinja_binary(run, QR_JOP_ADD, value, qr_jv_with_flag(QR_JV_TEXT("\n"), value.flag & QR_JV_SAFE));
     if (text.kind != QR_JV_STRING)
         return qr_jinja_failed(run) ? qr_jv_none() : qr_jinja_raise(run, "indent needs a string");
     qr_jv_splitlines(run, qr_jv_slice(text), false, &lines);
@@ -296,7 +301,8 @@ FILTER(truncate)
 {
     UNUSED;
     int64_t length = 255, leeway = 5;
-    qr_str end = QR_STR("..."), text = qr_jv_slice(qr_jv_soft_str(run, value));
+    qr_str end = QR_STR("..."), text = value.kind == QR_JV_STRING ? qr_jv_slice(value) : QR_STR("");
+    int64_t count = qr_jv_length(value);
     if ((args[0].kind != QR_JV_MISSING && !qr_jinja_want_int(run, args[0], &length)) ||
         (qr_jinja_given(args[3]) && !qr_jinja_want_int(run, args[3], &leeway)))
         return qr_jv_none();
@@ -304,10 +310,15 @@ FILTER(truncate)
         end = qr_jv_slice(args[2]);
     int64_t end_count = (int64_t)qr_jtext_count(end);
     if (length < end_count || leeway < 0)
-        return qr_jinja_raise(run, length < end_count ? "expected length >= %lld, got %lld" : "expected leeway >= 0",
-                              (long long)end_count, (long long)length);
-    if ((int64_t)qr_jtext_count(text) - leeway <= length)
+        return qr_jinja_raise(
+            run, length < end_count ? "expected length >= %lld, got %lld" : "expected leeway >= 0",
+            (long long)end_count, (long long)length);
+    if (count < 0)
+        return qr_jinja_raise(run, "object of type '%s' has no len()", qr_jv_type_name(value));
+    if (count - leeway <= length)
         return value;
+    if (value.kind != QR_JV_STRING)
+        return qr_jinja_raise(run, "truncate needs a string, not %s", qr_jv_type_name(value));
     text.len = qr_jtext_offset(text, (size_t)(length - end_count));
     const char *space = qr_jv_truth(args[1]) || text.len == 0 ? NULL : memrchr(text.data, ' ', text.len);
     if (space != NULL)
@@ -336,8 +347,8 @@ FILTER(wordcount)
 
 static bool url_safe(unsigned char c, bool query)
 {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.' ||
-           c == '-' || c == '~' || (c == '/' && !query);
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           c == '.' || c == '-' || c == '~' || (c == '/' && !query);
 }
 
 static void write_url(qr_jrun *run, qr_jv value, bool query)
@@ -424,7 +435,8 @@ FILTER(attr)
     qr_jv found = qr_jinja_attribute_only(run, value, qr_jv_slice(name));
     if (found.kind != QR_JV_MISSING || qr_jinja_failed(run))
         return found.kind != QR_JV_MISSING ? found : qr_jv_none();
-    return (qr_jv){.kind = QR_JV_UNDEFINED, .aux = QR_JV_NO_ATTRIBUTE, .flag = value.kind, .len = name.len, .s = name.s};
+    return (qr_jv){
+        .kind = QR_JV_UNDEFINED, .aux = QR_JV_NO_ATTRIBUTE, .flag = value.kind, .len = name.len, .s = name.s};
 }
 
 FILTER(format)
@@ -458,8 +470,10 @@ static bool json_separators(qr_jrun *run, qr_jv value, qr_jdump *dump)
 FILTER(tojson)
 {
     UNUSED;
-    qr_jdump dump = {.ensure_ascii = qr_jv_truth(args[0]), .sort_keys = qr_jv_truth(args[3]),
-                     .item_separator = QR_STR(", "), .key_separator = QR_STR(": ")};
+    qr_jdump dump = {.ensure_ascii = qr_jv_truth(args[0]),
+                     .sort_keys = qr_jv_truth(args[3]),
+                     .item_separator = QR_STR(", "),
+                     .key_separator = QR_STR(": ")};
     if (qr_jinja_given(args[1])) {
         dump.pretty = true;
         dump.item_separator = QR_STR(",");
@@ -488,7 +502,8 @@ FILTER(striptags)
     for (const char *open; (open = memchr(text.data + from, '<', text.len - from)) != NULL;) {
         size_t at = (size_t)(open - text.data);
         bool comment = qr_str_starts(qr_str_make(open, text.len - at), QR_STR("<!--"));
-        ptrdiff_t close = comment ? qr_str_find(text, QR_STR("-->"), at + 4) : qr_str_find(text, QR_STR(">"), at);
+        ptrdiff_t close =
+            comment ? qr_str_find(text, QR_STR("-->"), at + 4) : qr_str_find(text, QR_STR(">"), at);
         if (close < 0 || !qr_jinja_charge(run, 1))
             break;
         qr_jinja_write(run, qr_str_make(text.data + from, at - from));
@@ -499,10 +514,11 @@ FILTER(striptags)
     qr_jv words = qr_jinja_string_method(run, stripped, qr_jinja_method_id(QR_STR("split")), &(qr_jargs){0});
     qr_jv joined = qr_jinja_string_method(run, QR_JV_TEXT(" "), qr_jinja_method_id(QR_STR("join")),
                                           &(qr_jargs){.positional = &words, .count = 1});
-    static const char *const entities[][2] = {
-        {"&lt;", "<"}, {"&gt;", ">"}, {"&#39;", "'"}, {"&#34;", "\""}, {"&quot;", "\""}, {"&amp;", "&"}};
+    static const char *const entities[][2] = {{"&lt;", "<"},   {"&gt;", ">"},    {"&#39;", "'"},
+                                              {"&#34;", "\""}, {"&quot;", "\""}, {"&amp;", "&"}};
     for (size_t i = 0; i < QR_COUNT_OF(entities) && !qr_jinja_failed(run); i++)
-        joined = qr_jv_replace(run, qr_jv_slice(joined), qr_str_of(entities[i][0]), qr_str_of(entities[i][1]), -1);
+        joined =
+            qr_jv_replace(run, qr_jv_slice(joined), qr_str_of(entities[i][0]), qr_str_of(entities[i][1]), -1);
     return joined;
 }
 

@@ -7,6 +7,9 @@
 extern const qr_jfilter qr_jinja_sequence_filters[];
 extern const size_t qr_jinja_sequence_filter_count;
 
-static inline bool qr_jinja_given(qr_jv value) { return value.kind != QR_JV_MISSING && value.kind != QR_JV_NONE; }
+static inline bool qr_jinja_given(qr_jv value)
+{
+    return value.kind != QR_JV_MISSING && value.kind != QR_JV_NONE;
+}
 
 #endif

@@ -4,7 +4,8 @@
 #include "base/mem.h"
 #include "text/jinja_filters.h"
 
-#define FILTER(name) static qr_jv filter_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
+#define FILTER(name) \
+    static qr_jv filter_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
 #define UNUSED ((void)run, (void)value, (void)args, (void)raw)
 
 static qr_jv generator(qr_jrun *run, const qr_jgen *from)
@@ -181,7 +182,8 @@ FILTER(dictsort)
         qr_jv key = pairs.items[i].items[by_value];
         qr_jlist_push(run, &keys, qr_jv_truth(args[0]) ? key : ignore_case(run, key));
     }
-    if (qr_jinja_failed(run) || !qr_jinja_sort(run, keys.items, pairs.items, pairs.count, qr_jv_truth(args[2])))
+    if (qr_jinja_failed(run) ||
+        !qr_jinja_sort(run, keys.items, pairs.items, pairs.count, qr_jv_truth(args[2])))
         return qr_jv_none();
     return qr_jlist_value(&pairs, QR_JV_LIST);
 }
@@ -251,8 +253,8 @@ FILTER(groupby)
         uint32_t first = i;
         for (; i < list.count && (i == first || qr_jv_equal(run, keys.items[i], keys.items[first])); i++)
             qr_jlist_push(run, &members, list.items[i]);
-        qr_jv grouper = sensitive ? keys.items[first]
-                                  : qr_jinja_attribute_path(run, list.items[first], args[0], args[1]);
+        qr_jv grouper =
+            sensitive ? keys.items[first] : qr_jinja_attribute_path(run, list.items[first], args[0], args[1]);
         qr_jlist_push(run, &groups, group_row(run, grouper, &members));
     }
     return qr_jlist_value(&groups, QR_JV_LIST);
@@ -261,7 +263,9 @@ FILTER(groupby)
 FILTER(unique)
 {
     UNUSED;
-    return generator(run, &(qr_jgen){.type = QR_JGEN_UNIQUE, .source = value, .case_sensitive = qr_jv_truth(args[0]),
+    return generator(run, &(qr_jgen){.type = QR_JGEN_UNIQUE,
+                                     .source = value,
+                                     .case_sensitive = qr_jv_truth(args[0]),
                                      .attribute = qr_jinja_given(args[1]) ? args[1] : (qr_jv){0},
                                      .seen = qr_jdict_new(run, 4)});
 }
@@ -272,7 +276,8 @@ FILTER(batch)
     int64_t size = 0;
     if (!qr_jinja_want_int(run, args[0], &size))
         return qr_jv_none();
-    return generator(run, &(qr_jgen){.type = QR_JGEN_BATCH, .source = value, .batch = size, .fallback = args[1]});
+    return generator(run,
+                     &(qr_jgen){.type = QR_JGEN_BATCH, .source = value, .batch = size, .fallback = args[1]});
 }
 
 FILTER(slice)
@@ -318,7 +323,8 @@ static qr_jargs rest_of(qr_jrun *run, const qr_jargs *raw, uint32_t skip)
     return rest;
 }
 
-static const qr_jfilter *named_row(qr_jrun *run, qr_jv name, const qr_jfilter *(*find)(qr_str), const char *what)
+static const qr_jfilter *named_row(qr_jrun *run, qr_jv name, const qr_jfilter *(*find)(qr_str),
+                                   const char *what)
 {
     qr_str text = name.kind == QR_JV_STRING ? qr_jv_slice(name) : QR_STR("?");
     const qr_jfilter *row = find(text);
@@ -342,8 +348,8 @@ FILTER(map)
         else if (qr_str_equals(raw->names[i], "default"))
             g.fallback = raw->keywords[i];
         else
-            return qr_jinja_raise(run, "Unexpected keyword argument '%.*s'", (int)QR_MIN(raw->names[i].len, (size_t)80),
-                                  raw->names[i].data);
+            return qr_jinja_raise(run, "Unexpected keyword argument '%.*s'",
+                                  (int)QR_MIN(raw->names[i].len, (size_t)80), raw->names[i].data);
     }
     if (g.attribute.kind == QR_JV_MISSING)
         return qr_jinja_raise(run, "map requires a filter argument");

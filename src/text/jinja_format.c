@@ -14,7 +14,7 @@ typedef struct spec {
     char align; /* '<' '>' '=' '^' or 0 */
     char sign;  /* '+' '-' ' ' or 0 */
     bool alternate, zero;
-    char group; /* ',' '_' or 0 */
+    char group;               /* ',' '_' or 0 */
     int64_t width, precision; /* -1: not given */
     char type;
 } spec;
@@ -46,8 +46,9 @@ static qr_str group_digits(const spec *s, const char *digits, char *out, int gro
             out[len++] = s->group;
         out[len++] = digits[i];
     }
-    strcpy(out + len, digits + whole);
-    return qr_str_make(out, strlen(out));
+    size_t rest = strlen(digits + whole);
+    memcpy(out + len, digits + whole, rest + 1);
+    return qr_str_make(out, len + rest);
 }
 
 static qr_str sign_of(const spec *s, bool negative)
@@ -107,13 +108,13 @@ static void float_text(qr_jrun *run, const spec *s, double value, char *out, siz
         magnitude *= 100;
         type = 'f';
     }
-    snprintf(pattern, sizeof(pattern), "%%%s.*%c", s->alternate ? "#" : "", type == 0 || type == 'n' ? 'g' : type);
+    snprintf(pattern, sizeof(pattern), "%%%s.*%c", s->alternate ? "#" : "",
+             type == 0 || type == 'n' ? 'g' : type);
     snprintf(out, out_bytes, pattern, precision, magnitude);
     bool bare = type == 0 && strpbrk(out, ".e") == NULL;
-    if (bare && strlen(out) + 3 < out_bytes)
-        strcat(out, ".0");
-    if (s->type == '%')
-        strcat(out, "%");
+    size_t len = strlen(out);
+    if (len + 3 < out_bytes)
+        memcpy(out + len, s->type == '%' ? "%" : bare ? ".0" : "", s->type == '%' ? 2 : bare ? 3 : 1);
 }
 
 static void format_float(qr_jrun *run, const spec *s, double value)
@@ -210,7 +211,8 @@ static void write_formatted(qr_jrun *run, qr_jv value, qr_str text)
         if (s.type != 0 && s.type != 's')
             unknown_code(run, &s, value);
         else if (s.align == '=')
-            s.zero ? format_text(run, &(spec){s.fill, '<', 0, 0, 0, 0, s.width, s.precision, 0}, qr_jv_slice(value))
+            s.zero ? format_text(run, &(spec){s.fill, '<', 0, 0, 0, 0, s.width, s.precision, 0},
+                                 qr_jv_slice(value))
                    : (void)qr_jinja_raise(run, "'=' alignment not allowed in string format specifier");
         else
             format_text(run, &s, qr_jv_slice(value));
@@ -222,7 +224,8 @@ static void write_formatted(qr_jrun *run, qr_jv value, qr_str text)
         format_text(run, &s, qr_jv_slice(qr_jinja_take(run, mark)));
     } else if (qr_jv_is_integral(value) && integer_type) {
         format_int(run, &s, value.i);
-    } else if (qr_jv_is_number(value) && (float_type || (value.kind == QR_JV_FLOAT && (s.type == 0 || s.type == 'n')))) {
+    } else if (qr_jv_is_number(value) &&
+               (float_type || (value.kind == QR_JV_FLOAT && (s.type == 0 || s.type == 'n')))) {
         format_float(run, &s, qr_jv_to_double(value));
     } else if (qr_jv_is_number(value)) {
         unknown_code(run, &s, value);
@@ -235,15 +238,16 @@ static void write_formatted(qr_jrun *run, qr_jv value, qr_str text)
 
 typedef struct formatter {
     const qr_jargs *args;
-    uint32_t next;  /* automatic numbering */
-    int numbering;  /* 0: none yet, 1: automatic, 2: manual */
-    bool safe;      /* the format is Markup: values are escaped */
+    uint32_t next; /* automatic numbering */
+    int numbering; /* 0: none yet, 1: automatic, 2: manual */
+    bool safe;     /* the format is Markup: values are escaped */
 } formatter;
 
 static bool argument_at(qr_jrun *run, const formatter *f, int64_t index, qr_jv *value)
 {
     if (index >= (int64_t)f->args->count) {
-        qr_jinja_raise(run, "Replacement index %lld out of range for positional args tuple", (long long)index);
+        qr_jinja_raise(run, "Replacement index %lld out of range for positional args tuple",
+                       (long long)index);
         return false;
     }
     *value = f->args->positional[index];
@@ -285,7 +289,8 @@ static bool field_value(qr_jrun *run, formatter *f, qr_str field, qr_jv *value)
     while (end < field.len && !qr_jinja_failed(run)) {
         bool bracket = field.data[end] == '[';
         size_t begin = ++end;
-        while (end < field.len && (bracket ? field.data[end] != ']' : field.data[end] != '.' && field.data[end] != '['))
+        while (end < field.len &&
+               (bracket ? field.data[end] != ']' : field.data[end] != '.' && field.data[end] != '['))
             end++;
         qr_str part = qr_str_make(field.data + begin, end - begin);
         size_t digits = 0;
@@ -532,21 +537,25 @@ static void percent_value(qr_jrun *run, percent *p, spec *s, qr_jv value)
             value = qr_jv_escape(run, value);
         format_text(run, s, qr_jv_slice(value));
         return;
-    case 'c':
-        percent_char(run, s, value);
-        return;
-    case 'd': case 'i': case 'u':
+    case 'c': percent_char(run, s, value); return;
+    case 'd':
+    case 'i':
+    case 'u':
         s->type = 'd';
         percent_int(run, s, value);
         return;
-    case 'x': case 'X': case 'o':
-        percent_int(run, s, value);
-        return;
-    case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
-        percent_float(run, s, value);
-        return;
+    case 'x':
+    case 'X':
+    case 'o': percent_int(run, s, value); return;
+    case 'e':
+    case 'E':
+    case 'f':
+    case 'F':
+    case 'g':
+    case 'G': percent_float(run, s, value); return;
     default:
-        qr_jinja_raise(run, "unsupported format character '%c' (0x%x)", s->type, (unsigned)(unsigned char)s->type);
+        qr_jinja_raise(run, "unsupported format character '%c' (0x%x)", s->type,
+                       (unsigned)(unsigned char)s->type);
     }
 }
 
@@ -585,7 +594,9 @@ static void percent_directive(qr_jrun *run, percent *p, qr_str text, size_t *at)
 
 qr_jv qr_jinja_percent(qr_jrun *run, qr_jv format, qr_jv values, const qr_jargs *keywords)
 {
-    percent p = {.values = values, .keywords = keywords, .is_tuple = values.kind == QR_JV_TUPLE && keywords == NULL,
+    percent p = {.values = values,
+                 .keywords = keywords,
+                 .is_tuple = values.kind == QR_JV_TUPLE && keywords == NULL,
                  .safe = (format.flag & QR_JV_SAFE) != 0};
     qr_str text = qr_jv_slice(format);
     size_t mark = run->out->len, from = 0;
@@ -600,8 +611,9 @@ qr_jv qr_jinja_percent(qr_jrun *run, qr_jv format, qr_jv values, const qr_jargs 
         from = at;
     }
     qr_jinja_write(run, qr_str_make(text.data + from, text.len - from));
-    /* a mapping (or a list, as Python has it) may be left over; a single value or part of a tuple may not */
-    bool may_stay = p.used_mapping || values.kind == QR_JV_DICT || values.kind == QR_JV_LIST || keywords != NULL;
+    /* what Python can subscript by a key may be left over; a single value or part of a tuple may not */
+    bool may_stay = p.used_mapping || values.kind == QR_JV_DICT || values.kind == QR_JV_LIST ||
+                    values.kind == QR_JV_RANGE || values.kind == QR_JV_UNDEFINED || keywords != NULL;
     uint32_t count = p.is_tuple ? values.len : 1;
     if (p.next < count && !may_stay)
         qr_jinja_raise(run, "not all arguments converted during string formatting");

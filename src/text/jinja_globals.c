@@ -7,14 +7,24 @@
 
 enum { RANGE_MAX = 100000, FORMAT_BYTES_MAX = 4096 };
 
-typedef enum function_id { F_RANGE, F_DICT, F_LIPSUM, F_CYCLER, F_JOINER, F_NAMESPACE, F_RAISE, F_STRFTIME } function_id;
+typedef enum function_id {
+    F_RANGE,
+    F_DICT,
+    F_LIPSUM,
+    F_CYCLER,
+    F_JOINER,
+    F_NAMESPACE,
+    F_RAISE,
+    F_STRFTIME
+} function_id;
 
 static const struct {
     const char *name;
     function_id id;
 } functions[] = {
-    {"range", F_RANGE},   {"dict", F_DICT},           {"lipsum", F_LIPSUM},
-    {"cycler", F_CYCLER}, {"joiner", F_JOINER},       {"namespace", F_NAMESPACE},
+    {"range", F_RANGE},           {"dict", F_DICT},
+    {"lipsum", F_LIPSUM},         {"cycler", F_CYCLER},
+    {"joiner", F_JOINER},         {"namespace", F_NAMESPACE},
     {"raise_exception", F_RAISE}, {"strftime_now", F_STRFTIME},
 };
 
@@ -47,7 +57,8 @@ static qr_jv make_range(qr_jrun *run, const qr_jargs *args)
         return qr_jinja_raise(run, "range() arg 3 must not be zero");
     uint64_t count = range_count(bounds[0], bounds[1], bounds[2]);
     if (count > RANGE_MAX)
-        return qr_jinja_raise(run, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).", RANGE_MAX);
+        return qr_jinja_raise(run, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).",
+                              RANGE_MAX);
     qr_jrange *range = qr_jinja_alloc(run, sizeof(*range));
     if (range == NULL)
         return qr_jv_none();
@@ -128,7 +139,8 @@ static qr_jv strftime_now(qr_jrun *run, const qr_jargs *args)
     if (!qr_jinja_bind(run, "strftime_now", "format", 1, args, &format))
         return qr_jv_none();
     if (format.kind != QR_JV_STRING || format.len > FORMAT_BYTES_MAX / 8)
-        return qr_jinja_raise(run, "strftime() argument 1 must be str of at most %d bytes", FORMAT_BYTES_MAX / 8);
+        return qr_jinja_raise(run, "strftime() argument 1 must be str of at most %d bytes",
+                              FORMAT_BYTES_MAX / 8);
     size_t len = 0;
     for (uint32_t i = 0; i < format.len; i++) {
         char c = format.s[i], next = i + 1 < format.len ? format.s[i + 1] : '\0';
@@ -167,24 +179,16 @@ qr_jv qr_jinja_call_function(qr_jrun *run, int function, const qr_jargs *args)
 {
     qr_jdict *dict = NULL;
     switch ((function_id)function) {
-    case F_RANGE:
-        return make_range(run, args);
-    case F_DICT:
-        dict = make_dict(run, args);
-        return dict != NULL ? qr_jv_of_dict(dict) : qr_jv_none();
+    case F_RANGE: return make_range(run, args);
+    case F_DICT: dict = make_dict(run, args); return dict != NULL ? qr_jv_of_dict(dict) : qr_jv_none();
     case F_NAMESPACE:
         dict = make_dict(run, args);
         return dict != NULL ? (qr_jv){.kind = QR_JV_NAMESPACE, .dict = dict} : qr_jv_none();
-    case F_CYCLER:
-        return make_cycler(run, args);
-    case F_JOINER:
-        return make_joiner(run, args);
-    case F_RAISE:
-        return raise_exception(run, args);
-    case F_STRFTIME:
-        return strftime_now(run, args);
-    case F_LIPSUM:
-        break;
+    case F_CYCLER: return make_cycler(run, args);
+    case F_JOINER: return make_joiner(run, args);
+    case F_RAISE: return raise_exception(run, args);
+    case F_STRFTIME: return strftime_now(run, args);
+    case F_LIPSUM: break;
     }
     return qr_jinja_raise(run, "lipsum is not supported: it is random");
 }

@@ -14,26 +14,22 @@ static bool is_content(const inspector *in, const qr_jnode *node)
     if (node == NULL)
         return false;
     switch ((qr_jnode_type)node->type) {
-    case QR_JN_NAME:
-        return in->holds[node->name_id];
-    case QR_JN_ATTR:
-        return qr_str_equals(qr_str_make(node->attr, node->attr_len), "content");
+    case QR_JN_NAME: return in->holds[node->name_id];
+    case QR_JN_ATTR: return qr_str_equals(qr_str_make(node->attr, node->attr_len), "content");
     case QR_JN_ITEM:
         if (node->b->type == QR_JN_SLICE)
             return is_content(in, node->a);
         return node->b->type == QR_JN_CONST && node->b->value.kind == QR_JV_STRING &&
                qr_str_equals(qr_jv_slice(node->b->value), "content");
-    case QR_JN_FILTER:
-        return is_content(in, node->callee);
-    case QR_JN_COND:
-        return is_content(in, node->a) || is_content(in, node->c);
-    case QR_JN_OR: case QR_JN_AND:
+    case QR_JN_FILTER: return is_content(in, node->callee);
+    case QR_JN_COND: return is_content(in, node->a) || is_content(in, node->c);
+    case QR_JN_OR:
+    case QR_JN_AND:
         for (uint32_t i = 0; i < node->count; i++)
             if (is_content(in, node->items[i]))
                 return true;
         return false;
-    default:
-        return false;
+    default: return false;
     }
 }
 
@@ -63,14 +59,16 @@ static void inspect_stmt(inspector *in, const qr_jstmt *stmt)
         if (stmt->set.target->type == QR_JN_NAME && is_content(in, stmt->set.value))
             in->holds[stmt->set.target->name_id] = true;
         return;
-    case QR_JS_MACRO: case QR_JS_CALL_BLOCK:
-        inspect_macro(in, stmt->set.macro);
-        return;
-    case QR_JS_SET_BLOCK: case QR_JS_FILTER_BLOCK: case QR_JS_SCOPE: case QR_JS_WITH:
-        inspect_body(in, &stmt->set.body);
-        return;
-    case QR_JS_DATA: case QR_JS_OUTPUT: case QR_JS_BREAK: case QR_JS_CONTINUE:
-        return;
+    case QR_JS_MACRO:
+    case QR_JS_CALL_BLOCK: inspect_macro(in, stmt->set.macro); return;
+    case QR_JS_SET_BLOCK:
+    case QR_JS_FILTER_BLOCK:
+    case QR_JS_SCOPE:
+    case QR_JS_WITH: inspect_body(in, &stmt->set.body); return;
+    case QR_JS_DATA:
+    case QR_JS_OUTPUT:
+    case QR_JS_BREAK:
+    case QR_JS_CONTINUE: return;
     }
 }
 

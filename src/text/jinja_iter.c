@@ -6,9 +6,12 @@ bool qr_jiter_init(qr_jrun *run, qr_jiter *iter, qr_jv source)
 {
     *iter = (qr_jiter){.source = source};
     switch (source.kind) {
-    case QR_JV_UNDEFINED: case QR_JV_STRING: case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_RANGE:
-    case QR_JV_GENERATOR:
-        return !qr_jinja_failed(run);
+    case QR_JV_UNDEFINED:
+    case QR_JV_STRING:
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_RANGE:
+    case QR_JV_GENERATOR: return !qr_jinja_failed(run);
     case QR_JV_VIEW:
         source = *source.view;
         /* fall through */
@@ -16,9 +19,7 @@ bool qr_jiter_init(qr_jrun *run, qr_jiter *iter, qr_jv source)
         if (source.flag & QR_JV_JSON)
             iter->json = qr_json_iter(source.json);
         return !qr_jinja_failed(run);
-    default:
-        qr_jinja_raise(run, "'%s' object is not iterable", qr_jv_type_name(source));
-        return false;
+    default: qr_jinja_raise(run, "'%s' object is not iterable", qr_jv_type_name(source)); return false;
     }
 }
 
@@ -29,7 +30,7 @@ static bool next_character(qr_jiter *iter, qr_jv *item)
     uint32_t codepoint = 0;
     const char *at = iter->source.s + iter->index;
     size_t bytes = qr_jtext_decode(at, iter->source.len - iter->index, &codepoint);
-    *item = qr_jv_with_flag(qr_jv_str(qr_str_make(at, bytes)), iter->source.flag);
+    *item = qr_jv_str(qr_str_make(at, bytes)); /* the characters of Markup are plain */
     iter->index += (uint32_t)bytes;
     return true;
 }
@@ -65,21 +66,16 @@ bool qr_jiter_next(qr_jrun *run, qr_jiter *iter, qr_jv *item)
             return false;
         *item = qr_jv_list_at(iter->source, iter->index++);
         return true;
-    case QR_JV_STRING:
-        return next_character(iter, item);
+    case QR_JV_STRING: return next_character(iter, item);
     case QR_JV_RANGE:
         if (iter->index >= iter->source.range->count)
             return false;
         *item = qr_jv_int(iter->source.range->start + iter->source.range->step * (int64_t)iter->index++);
         return true;
-    case QR_JV_DICT:
-        return next_entry(run, iter, iter->source, QR_JVIEW_KEYS, item);
-    case QR_JV_VIEW:
-        return next_entry(run, iter, *iter->source.view, (qr_jview)iter->source.aux, item);
-    case QR_JV_GENERATOR:
-        return qr_jgen_next(run, iter->source.generator, item);
-    default:
-        return false;
+    case QR_JV_DICT: return next_entry(run, iter, iter->source, QR_JVIEW_KEYS, item);
+    case QR_JV_VIEW: return next_entry(run, iter, *iter->source.view, (qr_jview)iter->source.aux, item);
+    case QR_JV_GENERATOR: return qr_jgen_next(run, iter->source.generator, item);
+    default: return false;
     }
 }
 
@@ -224,21 +220,11 @@ bool qr_jgen_next(qr_jrun *run, qr_jgen *g, qr_jv *item)
     more = more && (g->started || start(run, g));
     if (more) {
         switch (g->type) {
-        case QR_JGEN_MAP:
-            more = next_mapped(run, g, item);
-            break;
-        case QR_JGEN_SELECT:
-            more = next_selected(run, g, item);
-            break;
-        case QR_JGEN_UNIQUE:
-            more = next_unique(run, g, item);
-            break;
-        case QR_JGEN_BATCH:
-            more = next_batch(run, g, item);
-            break;
-        case QR_JGEN_ITER:
-            more = qr_jiter_next(run, &g->iter, item);
-            break;
+        case QR_JGEN_MAP: more = next_mapped(run, g, item); break;
+        case QR_JGEN_SELECT: more = next_selected(run, g, item); break;
+        case QR_JGEN_UNIQUE: more = next_unique(run, g, item); break;
+        case QR_JGEN_BATCH: more = next_batch(run, g, item); break;
+        case QR_JGEN_ITER: more = qr_jiter_next(run, &g->iter, item); break;
         }
     }
     qr_jinja_leave(run, 2);

@@ -147,7 +147,8 @@ static void dump_dict(qr_jrun *run, dump *d, qr_jv dict)
     if ((dict.flag & QR_JV_JSON) && !d->options->sort_keys) {
         void *at = qr_json_iter(dict.json);
         for (bool first = true; at != NULL && qr_jinja_charge(run, 1); first = false) {
-            dump_entry(run, d, first, qr_jv_str(qr_json_iter_key(at)), qr_jv_from_json(qr_json_iter_value(at)));
+            dump_entry(run, d, first, qr_jv_str(qr_json_iter_key(at)),
+                       qr_jv_from_json(qr_json_iter_value(at)));
             at = qr_json_iter_next(dict.json, at);
         }
     } else {
@@ -168,30 +169,15 @@ static void dump_value(qr_jrun *run, dump *d, qr_jv value)
         return;
     }
     switch (value.kind) {
-    case QR_JV_NONE:
-        qr_jinja_write(run, QR_STR("null"));
-        break;
-    case QR_JV_BOOL:
-        qr_jinja_write(run, value.i ? QR_STR("true") : QR_STR("false"));
-        break;
-    case QR_JV_INT:
-        qr_jinja_write_str(run, value);
-        break;
-    case QR_JV_FLOAT:
-        dump_float(run, value.d);
-        break;
-    case QR_JV_STRING:
-        dump_string(run, qr_jv_slice(value), d->options->ensure_ascii);
-        break;
+    case QR_JV_NONE: qr_jinja_write(run, QR_STR("null")); break;
+    case QR_JV_BOOL: qr_jinja_write(run, value.i ? QR_STR("true") : QR_STR("false")); break;
+    case QR_JV_INT: qr_jinja_write_str(run, value); break;
+    case QR_JV_FLOAT: dump_float(run, value.d); break;
+    case QR_JV_STRING: dump_string(run, qr_jv_slice(value), d->options->ensure_ascii); break;
     case QR_JV_LIST:
-    case QR_JV_TUPLE:
-        dump_list(run, d, value);
-        break;
-    case QR_JV_DICT:
-        dump_dict(run, d, value);
-        break;
-    default:
-        qr_jinja_raise(run, "Object of type %s is not JSON serializable", qr_jv_type_name(value));
+    case QR_JV_TUPLE: dump_list(run, d, value); break;
+    case QR_JV_DICT: dump_dict(run, d, value); break;
+    default: qr_jinja_raise(run, "Object of type %s is not JSON serializable", qr_jv_type_name(value));
     }
     qr_jinja_leave(run, 2);
 }

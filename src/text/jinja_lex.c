@@ -194,7 +194,8 @@ static void lex_number(lexer *lex)
         is_float = false;
         end = integer_end(lex, begin);
     }
-    push(lex, is_float ? QR_JT_FLOAT : QR_JT_INTEGER, begin, qr_str_make(lex->text.data + begin, end - begin));
+    push(lex, is_float ? QR_JT_FLOAT : QR_JT_INTEGER, begin,
+         qr_str_make(lex->text.data + begin, end - begin));
     lex->pos = end;
 }
 
@@ -308,7 +309,8 @@ static void track_bracket(lexer *lex, char c)
     char closing = c == '(' ? ')' : c == '[' ? ']' : c == '{' ? '}' : '\0';
     if (closing != '\0') {
         if (lex->bracket_count == BRACKETS_MAX)
-            qr_jcompile_fail(lex->compile, (uint32_t)lex->pos, "brackets nested deeper than %d", BRACKETS_MAX);
+            qr_jcompile_fail(lex->compile, (uint32_t)lex->pos, "brackets nested deeper than %d",
+                             BRACKETS_MAX);
         else
             lex->brackets[lex->bracket_count++] = closing;
     } else if (c == ')' || c == ']' || c == '}') {
@@ -326,12 +328,12 @@ static void lex_operator(lexer *lex)
         char text[3];
         uint8_t type;
     } operators[] = {
-        {"//", QR_JT_FLOORDIV}, {"**", QR_JT_POW},    {"==", QR_JT_EQ},       {"!=", QR_JT_NE},
-        {">=", QR_JT_GE},       {"<=", QR_JT_LE},     {"+", QR_JT_ADD},       {"-", QR_JT_SUB},
-        {"/", QR_JT_DIV},       {"*", QR_JT_MUL},     {"%", QR_JT_MOD},       {"~", QR_JT_TILDE},
-        {"[", QR_JT_LBRACKET},  {"]", QR_JT_RBRACKET}, {"(", QR_JT_LPAREN},   {")", QR_JT_RPAREN},
-        {"{", QR_JT_LBRACE},    {"}", QR_JT_RBRACE},  {">", QR_JT_GT},        {"<", QR_JT_LT},
-        {"=", QR_JT_ASSIGN},    {".", QR_JT_DOT},     {":", QR_JT_COLON},     {"|", QR_JT_PIPE},
+        {"//", QR_JT_FLOORDIV}, {"**", QR_JT_POW},      {"==", QR_JT_EQ},    {"!=", QR_JT_NE},
+        {">=", QR_JT_GE},       {"<=", QR_JT_LE},       {"+", QR_JT_ADD},    {"-", QR_JT_SUB},
+        {"/", QR_JT_DIV},       {"*", QR_JT_MUL},       {"%", QR_JT_MOD},    {"~", QR_JT_TILDE},
+        {"[", QR_JT_LBRACKET},  {"]", QR_JT_RBRACKET},  {"(", QR_JT_LPAREN}, {")", QR_JT_RPAREN},
+        {"{", QR_JT_LBRACE},    {"}", QR_JT_RBRACE},    {">", QR_JT_GT},     {"<", QR_JT_LT},
+        {"=", QR_JT_ASSIGN},    {".", QR_JT_DOT},       {":", QR_JT_COLON},  {"|", QR_JT_PIPE},
         {",", QR_JT_COMMA},     {";", QR_JT_SEMICOLON},
     };
     for (size_t i = 0; i < QR_COUNT_OF(operators); i++) {

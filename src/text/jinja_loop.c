@@ -6,8 +6,8 @@
 
 void qr_jloop_init(qr_jrun *run, qr_jloop *loop, const qr_jstmt *stmt, qr_jv source, int depth0)
 {
-    *loop = (qr_jloop){.stmt = stmt, .frame = run->frame, .source = source, .index0 = -1, .length = -1,
-                       .depth0 = depth0};
+    *loop = (qr_jloop){
+        .stmt = stmt, .frame = run->frame, .source = source, .index0 = -1, .length = -1, .depth0 = depth0};
     if (!qr_jiter_init(run, &loop->iter, source)) {
         loop->done = true;
         return;
@@ -94,7 +94,8 @@ static int64_t length_of(qr_jrun *run, qr_jloop *loop)
 static bool neighbour(qr_jrun *run, qr_jloop *loop, qr_str name, qr_jv *value)
 {
     if (qr_str_equals(name, "previtem")) {
-        *value = loop->previous.kind != QR_JV_MISSING ? loop->previous : qr_jv_hint("there is no previous item");
+        *value =
+            loop->previous.kind != QR_JV_MISSING ? loop->previous : qr_jv_hint("there is no previous item");
         return true;
     }
     if (qr_str_equals(name, "nextitem")) {
@@ -145,7 +146,8 @@ static qr_jflow run_body(qr_jrun *run, const qr_jstmt *stmt, qr_jloop *loop)
     }
     if (qr_jinja_failed(run))
         return QR_JFLOW_BREAK;
-    if (finished_one || !stmt->loop.has_else) /* as Jinja2: only a body that ran to its end keeps `else` away */
+    if (finished_one ||
+        !stmt->loop.has_else) /* as Jinja2: only a body that ran to its end keeps `else` away */
         return QR_JFLOW_NEXT;
     qr_jinja_enter_scope(run, &stmt->loop.else_scope);
     return qr_jinja_exec(run, &stmt->loop.otherwise);

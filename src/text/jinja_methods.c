@@ -7,6 +7,7 @@
 /* Which types have a method, and which of them the immutable sandbox refuses. */
 enum { S = 1, D = 2, L = 4, T = 8, O = 16, C = 32, R = 64, F = 128, UNSAFE_D = 256, UNSAFE_L = 512 };
 
+/* clang-format off */
 #define METHODS(X)                                                                                                 \
     X(CAPITALIZE, "capitalize", S) X(CASEFOLD, "casefold", S) X(CENTER, "center", S) X(COUNT, "count", S | L | T | R) \
     X(ENCODE, "encode", S) X(ENDSWITH, "endswith", S) X(EXPANDTABS, "expandtabs", S) X(FIND, "find", S)             \
@@ -27,6 +28,7 @@ enum { S = 1, D = 2, L = 4, T = 8, O = 16, C = 32, R = 64, F = 128, UNSAFE_D = 2
     X(INSERT, "insert", UNSAFE_L) X(REMOVE, "remove", UNSAFE_L) X(REVERSE, "reverse", UNSAFE_L)                     \
     X(SORT, "sort", UNSAFE_L) X(CYCLE, "cycle", O) X(CHANGED, "changed", O) X(NEXT, "next", C) X(RESET, "reset", C) \
     X(IS_INTEGER, "is_integer", F)
+/* clang-format on */
 
 typedef enum method_id {
 #define X(id, name, types) M_##id,
@@ -83,8 +85,10 @@ static qr_jv dict_view(qr_jrun *run, qr_jv dict, qr_jview view)
 static qr_jv dict_get(qr_jrun *run, qr_jv self, const qr_jargs *args)
 {
     if (args->keyword_count > 0 || args->count < 1 || args->count > 2)
-        return qr_jinja_raise(run, args->keyword_count > 0 ? "dict.get() takes no keyword arguments"
-                                                           : "get expected 1 or 2 arguments, got %u", args->count);
+        return qr_jinja_raise(run,
+                              args->keyword_count > 0 ? "dict.get() takes no keyword arguments"
+                                                      : "get expected 1 or 2 arguments, got %u",
+                              args->count);
     if (!qr_jv_hashable(run, args->positional[0]))
         return qr_jv_none();
     qr_jv value = qr_jv_dict_get(run, self, args->positional[0]);
@@ -125,7 +129,8 @@ static qr_jv sequence_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *a
             return qr_jv_int(index);
         count++;
     }
-    return id == M_COUNT ? qr_jv_int(count) : qr_jinja_raise(run, "the value is not in the %s", qr_jv_type_name(self));
+    return id == M_COUNT ? qr_jv_int(count)
+                         : qr_jinja_raise(run, "the value is not in the %s", qr_jv_type_name(self));
 }
 
 static qr_jv loop_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *args)
@@ -155,7 +160,10 @@ static qr_jv cycler_method(qr_jv self, int id)
 
 /* ---- Strings: pieces ---- */
 
-static qr_jv piece(qr_jv self, qr_str text) { return qr_jv_with_flag(qr_jv_str(text), self.flag & QR_JV_SAFE); }
+static qr_jv piece(qr_jv self, qr_str text)
+{
+    return qr_jv_with_flag(qr_jv_str(text), self.flag & QR_JV_SAFE);
+}
 
 static bool want_text(qr_jrun *run, const char *what, qr_jv value, qr_str *out)
 {
@@ -347,7 +355,8 @@ static qr_jv method_partition(qr_jrun *run, qr_jv self, bool last, const qr_jarg
 {
     qr_jv bound;
     qr_str separator, text = qr_jv_slice(self);
-    if (!qr_jinja_bind(run, "partition", "sep", 1, args, &bound) || !want_text(run, "partition", bound, &separator))
+    if (!qr_jinja_bind(run, "partition", "sep", 1, args, &bound) ||
+        !want_text(run, "partition", bound, &separator))
         return qr_jv_none();
     if (separator.len == 0)
         return qr_jinja_raise(run, "empty separator");
@@ -378,7 +387,8 @@ static bool cut(qr_jrun *run, qr_str *text, qr_jv start, qr_jv end, size_t *base
     if (!has_start && !has_end)
         return true;
     length = (int64_t)qr_jtext_count(*text);
-    if ((has_start && !qr_jinja_want_int(run, start, &from)) || (has_end && !qr_jinja_want_int(run, end, &to))) {
+    if ((has_start && !qr_jinja_want_int(run, start, &from)) ||
+        (has_end && !qr_jinja_want_int(run, end, &to))) {
         *ok = false;
         return false;
     }
@@ -417,7 +427,8 @@ static qr_jv method_count(qr_jrun *run, qr_jv self, const qr_jargs *args)
     qr_str needle, text = qr_jv_slice(self);
     size_t base = 0;
     bool ok = true;
-    if (!qr_jinja_bind(run, "count", "sub start end", 1, args, bound) || !want_text(run, "count", bound[0], &needle))
+    if (!qr_jinja_bind(run, "count", "sub start end", 1, args, bound) ||
+        !want_text(run, "count", bound[0], &needle))
         return qr_jv_none();
     if (!cut(run, &text, bound[1], bound[2], &base, &ok))
         return ok ? qr_jv_int(0) : qr_jv_none();
@@ -456,7 +467,8 @@ static qr_jv method_remove(qr_jrun *run, qr_jv self, bool prefix, const qr_jargs
 {
     qr_jv bound;
     qr_str text = qr_jv_slice(self), affix;
-    if (!qr_jinja_bind(run, "removeprefix", "affix", 1, args, &bound) || !want_text(run, "removeprefix", bound, &affix))
+    if (!qr_jinja_bind(run, "removeprefix", "affix", 1, args, &bound) ||
+        !want_text(run, "removeprefix", bound, &affix))
         return qr_jv_none();
     if (prefix ? !qr_str_starts(text, affix) : !qr_str_ends(text, affix))
         return self;
@@ -496,8 +508,8 @@ static qr_jv method_replace(qr_jrun *run, qr_jv self, const qr_jargs *args)
     qr_jv bound[3];
     qr_str old, fresh;
     int64_t limit = -1;
-    if (!qr_jinja_bind(run, "replace", "old new count", 2, args, bound) || !want_text(run, "replace", bound[0], &old) ||
-        !want_text(run, "replace", bound[1], &fresh) ||
+    if (!qr_jinja_bind(run, "replace", "old new count", 2, args, bound) ||
+        !want_text(run, "replace", bound[0], &old) || !want_text(run, "replace", bound[1], &fresh) ||
         (bound[2].kind != QR_JV_MISSING && !qr_jinja_want_int(run, bound[2], &limit)))
         return qr_jv_none();
     if (self.flag & QR_JV_SAFE)
@@ -516,7 +528,8 @@ static qr_jv method_join(qr_jrun *run, qr_jv self, const qr_jargs *args)
     size_t mark = run->out->len;
     for (uint32_t i = 0; qr_jiter_next(run, &iter, &item); i++) {
         if (item.kind != QR_JV_STRING && !(self.flag & QR_JV_SAFE))
-            return qr_jinja_raise(run, "sequence item %u: expected str instance, %s found", i, qr_jv_type_name(item));
+            return qr_jinja_raise(run, "sequence item %u: expected str instance, %s found", i,
+                                  qr_jv_type_name(item));
         if (i > 0)
             qr_jinja_write(run, qr_jv_slice(self));
         if (self.flag & QR_JV_SAFE)
@@ -652,18 +665,30 @@ static qr_jv strip_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *args
 qr_jv qr_jinja_string_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *args)
 {
     switch (id) {
-    case M_STRIP: case M_LSTRIP: case M_RSTRIP: return strip_method(run, self, id, args);
-    case M_SPLIT: case M_RSPLIT: return method_split(run, self, id == M_RSPLIT, args);
-    case M_STARTSWITH: case M_ENDSWITH: return method_affix(run, self, id == M_STARTSWITH, args);
+    case M_STRIP:
+    case M_LSTRIP:
+    case M_RSTRIP: return strip_method(run, self, id, args);
+    case M_SPLIT:
+    case M_RSPLIT: return method_split(run, self, id == M_RSPLIT, args);
+    case M_STARTSWITH:
+    case M_ENDSWITH: return method_affix(run, self, id == M_STARTSWITH, args);
     case M_REPLACE: return method_replace(run, self, args);
-    case M_FIND: case M_RFIND: case M_INDEX: case M_RINDEX: return method_find(run, self, id, args);
+    case M_FIND:
+    case M_RFIND:
+    case M_INDEX:
+    case M_RINDEX: return method_find(run, self, id, args);
     case M_COUNT: return method_count(run, self, args);
     case M_JOIN: return method_join(run, self, args);
-    case M_FORMAT: case M_FORMAT_MAP: return method_format(run, self, id, args);
+    case M_FORMAT:
+    case M_FORMAT_MAP: return method_format(run, self, id, args);
     case M_SPLITLINES: return method_splitlines(run, self, args);
-    case M_PARTITION: case M_RPARTITION: return method_partition(run, self, id == M_RPARTITION, args);
-    case M_REMOVEPREFIX: case M_REMOVESUFFIX: return method_remove(run, self, id == M_REMOVEPREFIX, args);
-    case M_CENTER: case M_LJUST: case M_RJUST: return method_justify(run, self, id, args);
+    case M_PARTITION:
+    case M_RPARTITION: return method_partition(run, self, id == M_RPARTITION, args);
+    case M_REMOVEPREFIX:
+    case M_REMOVESUFFIX: return method_remove(run, self, id == M_REMOVEPREFIX, args);
+    case M_CENTER:
+    case M_LJUST:
+    case M_RJUST: return method_justify(run, self, id, args);
     case M_ZFILL: return method_zfill(run, self, args);
     case M_EXPANDTABS: return method_expandtabs(run, self, args);
     case M_UPPER: return case_method(run, self, QR_JCASE_UPPER, args);
@@ -696,19 +721,14 @@ static bool takes_keywords(int id)
 qr_jv qr_jinja_call_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *args)
 {
     if (args->keyword_count > 0 && !takes_keywords(id))
-        return qr_jinja_raise(run, "%s.%s() takes no keyword arguments", qr_jv_type_name(self), methods[id].name);
+        return qr_jinja_raise(run, "%s.%s() takes no keyword arguments", qr_jv_type_name(self),
+                              methods[id].name);
     switch (self.kind) {
-    case QR_JV_STRING:
-        return qr_jinja_string_method(run, self, id, args);
-    case QR_JV_DICT:
-        return dict_method(run, self, id, args);
-    case QR_JV_LOOP:
-        return loop_method(run, self, id, args);
-    case QR_JV_CYCLER:
-        return cycler_method(self, id);
-    case QR_JV_FLOAT:
-        return qr_jv_bool(self.d == (double)(int64_t)self.d);
-    default:
-        return sequence_method(run, self, id, args);
+    case QR_JV_STRING: return qr_jinja_string_method(run, self, id, args);
+    case QR_JV_DICT: return dict_method(run, self, id, args);
+    case QR_JV_LOOP: return loop_method(run, self, id, args);
+    case QR_JV_CYCLER: return cycler_method(self, id);
+    case QR_JV_FLOAT: return qr_jv_bool(self.d == (double)(int64_t)self.d);
+    default: return sequence_method(run, self, id, args);
     }
 }

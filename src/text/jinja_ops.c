@@ -11,30 +11,33 @@ qr_jv qr_jinja_undefined_use(qr_jrun *run, qr_jv u)
 {
     int len = (int)QR_MIN(u.len, 120u);
     switch ((qr_jv_cause)u.aux) {
-    case QR_JV_NO_NAME:
-        return qr_jinja_raise(run, "'%.*s' is undefined", len, u.s);
+    case QR_JV_NO_NAME: return qr_jinja_raise(run, "'%.*s' is undefined", len, u.s);
     case QR_JV_NO_ATTRIBUTE:
-        return qr_jinja_raise(run, "'%s' has no attribute '%.*s'", qr_jv_kind_repr((qr_jv_kind)u.flag), len, u.s);
+        return qr_jinja_raise(run, "'%s' has no attribute '%.*s'", qr_jv_kind_repr((qr_jv_kind)u.flag), len,
+                              u.s);
     case QR_JV_NO_ELEMENT:
         return qr_jinja_raise(run, "%s has no element %.*s", qr_jv_kind_repr((qr_jv_kind)u.flag), len, u.s);
     case QR_JV_UNSAFE:
         return qr_jinja_raise(run, "access to attribute '%.*s' of '%s' object is unsafe.", len, u.s,
                               qr_jv_type_name((qr_jv){.kind = u.flag}));
-    case QR_JV_HINT:
-        break;
+    case QR_JV_HINT: break;
     }
     return qr_jinja_raise(run, "%.*s", len, u.s);
 }
 
 static qr_jv undefined_of(qr_jv_cause cause, qr_jv object, qr_str name)
 {
-    return (qr_jv){.kind = QR_JV_UNDEFINED, .aux = (uint16_t)cause, .flag = object.kind, .len = (uint32_t)name.len,
+    return (qr_jv){.kind = QR_JV_UNDEFINED,
+                   .aux = (uint16_t)cause,
+                   .flag = object.kind,
+                   .len = (uint32_t)name.len,
                    .s = name.data};
 }
 
 /* ---- Arithmetic ---- */
 
-static const char *const op_text[] = {"+", "-", "*", "/", "//", "%", "** or pow()", "==", "!=", "<", "<=", ">", ">="};
+static const char *const op_text[] = {"+",  "-",  "*", "/",  "//", "%", "** or pow()",
+                                      "==", "!=", "<", "<=", ">",  ">="};
 
 static qr_jv unsupported(qr_jrun *run, qr_jop op, qr_jv left, qr_jv right)
 {
@@ -42,7 +45,10 @@ static qr_jv unsupported(qr_jrun *run, qr_jop op, qr_jv left, qr_jv right)
                           qr_jv_type_name(left), qr_jv_type_name(right));
 }
 
-static qr_jv overflow(qr_jrun *run) { return qr_jinja_raise(run, "integers beyond 64 bits are not supported"); }
+static qr_jv overflow(qr_jrun *run)
+{
+    return qr_jinja_raise(run, "integers beyond 64 bits are not supported");
+}
 
 static double float_floor_mod(double x, double y, double *floor_quotient)
 {
@@ -106,8 +112,8 @@ static qr_jv int_pow(qr_jrun *run, int64_t base, int64_t exponent)
 static qr_jv int_divide(qr_jrun *run, qr_jop op, int64_t x, int64_t y)
 {
     if (y == 0)
-        return qr_jinja_raise(run, op == QR_JOP_DIV ? "division by zero"
-                                                    : "integer division or modulo by zero");
+        return qr_jinja_raise(run,
+                              op == QR_JOP_DIV ? "division by zero" : "integer division or modulo by zero");
     if (op == QR_JOP_DIV)
         return qr_jv_float((double)((long double)x / (long double)y));
     if (y == -1)
@@ -221,13 +227,15 @@ static qr_jv repeat_list(qr_jrun *run, qr_jv list, int64_t times)
 
 static qr_jv multiply_other(qr_jrun *run, qr_jv left, qr_jv right)
 {
-    qr_jv sequence = left.kind >= QR_JV_STRING ? left : right, times = left.kind >= QR_JV_STRING ? right : left;
+    qr_jv sequence = left.kind >= QR_JV_STRING ? left : right,
+          times = left.kind >= QR_JV_STRING ? right : left;
     bool repeats = sequence.kind == QR_JV_STRING || qr_jv_is_sequence(sequence);
     if (repeats && !qr_jv_is_integral(times))
         return qr_jinja_raise(run, "can't multiply sequence by non-int of type '%s'", qr_jv_type_name(times));
     if (!repeats)
         return unsupported(run, QR_JOP_MUL, left, right);
-    return sequence.kind == QR_JV_STRING ? repeat_text(run, sequence, times.i) : repeat_list(run, sequence, times.i);
+    return sequence.kind == QR_JV_STRING ? repeat_text(run, sequence, times.i)
+                                         : repeat_list(run, sequence, times.i);
 }
 
 qr_jv qr_jinja_binary(qr_jrun *run, qr_jop op, qr_jv left, qr_jv right)
@@ -262,10 +270,14 @@ bool qr_jv_compare_op(qr_jrun *run, qr_jop op, qr_jv left, qr_jv right)
     }
     if (!qr_jv_compare(run, left, right, op_text[op], &order))
         return false;
-    bool unordered = (left.kind == QR_JV_FLOAT && isnan(left.d)) || (right.kind == QR_JV_FLOAT && isnan(right.d));
+    bool unordered =
+        (left.kind == QR_JV_FLOAT && isnan(left.d)) || (right.kind == QR_JV_FLOAT && isnan(right.d));
     if (unordered)
         return false;
-    return op == QR_JOP_LT ? order < 0 : op == QR_JOP_LE ? order <= 0 : op == QR_JOP_GT ? order > 0 : order >= 0;
+    return op == QR_JOP_LT   ? order < 0
+           : op == QR_JOP_LE ? order <= 0
+           : op == QR_JOP_GT ? order > 0
+                             : order >= 0;
 }
 
 /* ---- Attributes ---- */
@@ -290,7 +302,8 @@ static bool macro_attribute(qr_jrun *run, qr_jv object, qr_str name, qr_jv *valu
             qr_jlist_push(run, &list, qr_jv_str(*def->params[i]->name));
         *value = qr_jlist_value(&list, QR_JV_TUPLE);
     } else if (qr_str_equals(name, "catch_kwargs") || qr_str_equals(name, "catch_varargs")) {
-        *value = qr_jv_bool((qr_str_equals(name, "catch_kwargs") ? def->kwargs_slot : def->varargs_slot) >= 0);
+        *value =
+            qr_jv_bool((qr_str_equals(name, "catch_kwargs") ? def->kwargs_slot : def->varargs_slot) >= 0);
     } else if (qr_str_equals(name, "caller")) {
         *value = qr_jv_bool(def->caller_slot >= 0 || def->explicit_caller);
     } else {
@@ -334,14 +347,12 @@ static bool plain_attribute(qr_jrun *run, qr_jv object, qr_str name, qr_jv *valu
     case QR_JV_NAMESPACE:
         *value = qr_jdict_get(run, object.dict, qr_jv_str(name));
         return value->kind != QR_JV_MISSING;
-    case QR_JV_LOOP:
-        return qr_jloop_attribute(run, object.loop, name, value);
-    case QR_JV_MACRO:
-        return macro_attribute(run, object, name, value);
-    case QR_JV_BOOL: case QR_JV_INT: case QR_JV_FLOAT:
-        return number_attribute(object, name, value);
-    case QR_JV_RANGE:
-        return range_attribute(object, name, value);
+    case QR_JV_LOOP: return qr_jloop_attribute(run, object.loop, name, value);
+    case QR_JV_MACRO: return macro_attribute(run, object, name, value);
+    case QR_JV_BOOL:
+    case QR_JV_INT:
+    case QR_JV_FLOAT: return number_attribute(object, name, value);
+    case QR_JV_RANGE: return range_attribute(object, name, value);
     case QR_JV_TUPLE: /* what groupby makes */
         if (!(object.flag & QR_JV_GROUP))
             return false;
@@ -350,8 +361,7 @@ static bool plain_attribute(qr_jrun *run, qr_jv object, qr_str name, qr_jv *valu
     case QR_JV_CYCLER:
         *value = object.cycle->items[object.cycle->position];
         return qr_str_equals(name, "current");
-    default:
-        return false;
+    default: return false;
     }
 }
 
@@ -385,7 +395,8 @@ qr_jv qr_jinja_getattr(qr_jrun *run, qr_jv object, qr_str name, int method)
 {
     qr_jv value = {0};
     if (object.kind == QR_JV_UNDEFINED)
-        return qr_jinja_undefined_use(run, object);
+        return is_dunder(name) ? undefined_of(QR_JV_UNSAFE, object, name)
+                               : qr_jinja_undefined_use(run, object);
     if (find_attribute(run, object, name, method, &value))
         return value;
     if (object.kind == QR_JV_DICT) {
@@ -428,10 +439,11 @@ static bool find_item(qr_jrun *run, qr_jv object, qr_jv key, qr_jv *value)
             return false;
         *value = qr_jv_dict_get(run, object, key);
         return value->kind != QR_JV_MISSING;
-    case QR_JV_STRING: case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_RANGE:
-        return qr_jv_is_integral(key) && item_at(object, key.i, value);
-    default:
-        return false;
+    case QR_JV_STRING:
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_RANGE: return qr_jv_is_integral(key) && item_at(object, key.i, value);
+    default: return false;
     }
 }
 
@@ -454,8 +466,8 @@ qr_jv qr_jinja_getitem(qr_jrun *run, qr_jv object, qr_jv key)
 
 /* ---- Slices ---- */
 
-static bool slice_bound(qr_jrun *run, qr_jv bound, int64_t fallback, int64_t length, int64_t low, int64_t high,
-                        int64_t *out)
+static bool slice_bound(qr_jrun *run, qr_jv bound, int64_t fallback, int64_t length, int64_t low,
+                        int64_t high, int64_t *out)
 {
     *out = fallback;
     if (bound.kind == QR_JV_NONE)
@@ -499,7 +511,8 @@ static qr_jv slice_text(qr_jrun *run, qr_jv object, int64_t start, int64_t count
 static qr_jv slice_list(qr_jrun *run, qr_jv object, int64_t start, int64_t count, int64_t step)
 {
     if (step == 1 && !(object.flag & QR_JV_JSON))
-        return (qr_jv){.kind = object.kind, .len = (uint32_t)count, .items = object.items + (count > 0 ? start : 0)};
+        return (qr_jv){
+            .kind = object.kind, .len = (uint32_t)count, .items = object.items + (count > 0 ? start : 0)};
     qr_jv *items = qr_jinja_alloc(run, ((size_t)count + 1) * sizeof(qr_jv));
     if (items == NULL || !qr_jinja_charge(run, (size_t)count))
         return qr_jv_none();
@@ -508,14 +521,14 @@ static qr_jv slice_list(qr_jrun *run, qr_jv object, int64_t start, int64_t count
     return (qr_jv){.kind = object.kind, .len = (uint32_t)count, .items = items};
 }
 
-static qr_jv slice_range(qr_jrun *run, qr_jv object, int64_t start, int64_t count, int64_t step)
+static qr_jv slice_range(qr_jrun *run, qr_jv object, int64_t start, int64_t stop, int64_t count, int64_t step)
 {
     qr_jrange *range = qr_jinja_alloc(run, sizeof(*range));
     if (range == NULL)
         return qr_jv_none();
     const qr_jrange *from = object.range;
-    *range = (qr_jrange){from->start + from->step * start, 0, from->step * step, (uint32_t)count};
-    range->stop = range->start + range->step * count;
+    *range = (qr_jrange){from->start + from->step * start, from->start + from->step * stop, from->step * step,
+                         (uint32_t)count};
     return (qr_jv){.kind = QR_JV_RANGE, .range = range};
 }
 
@@ -525,9 +538,9 @@ qr_jv qr_jinja_slice(qr_jrun *run, qr_jv object, qr_jv first, qr_jv last, qr_jv 
     if (object.kind == QR_JV_UNDEFINED)
         return qr_jinja_undefined_use(run, object);
     if (object.kind != QR_JV_STRING && !qr_jv_is_sequence(object) && object.kind != QR_JV_RANGE)
-        return qr_jinja_raise(run, object.kind == QR_JV_DICT ? "unhashable type: 'slice'"
-                                                             : "'%s' object is not subscriptable",
-                              qr_jv_type_name(object));
+        return qr_jinja_raise(
+            run, object.kind == QR_JV_DICT ? "unhashable type: 'slice'" : "'%s' object is not subscriptable",
+            qr_jv_type_name(object));
     if (stride.kind != QR_JV_NONE) {
         if (!qr_jv_is_integral(stride))
             return qr_jinja_raise(run, "slice indices must be integers or None or have an __index__ method");
@@ -545,6 +558,6 @@ qr_jv qr_jinja_slice(qr_jrun *run, qr_jv object, qr_jv first, qr_jv last, qr_jv 
     int64_t count = span > 0 ? (span + magnitude - 1) / magnitude : 0;
     if (object.kind == QR_JV_STRING)
         return slice_text(run, object, start, count, step);
-    return object.kind == QR_JV_RANGE ? slice_range(run, object, start, count, step)
+    return object.kind == QR_JV_RANGE ? slice_range(run, object, start, stop, count, step)
                                       : slice_list(run, object, start, count, step);
 }

@@ -296,7 +296,8 @@ static qr_jstmt *parse_other(qr_jcompile *p, const qr_jtoken *token)
     }
     for (size_t i = 0; i < QR_COUNT_OF(loaders); i++)
         if (qr_str_equals(name, loaders[i]))
-            qr_jcompile_fail(p, token->pos, "'%s' is not supported: a chat template stands alone", loaders[i]);
+            qr_jcompile_fail(p, token->pos, "'%s' is not supported: a chat template stands alone",
+                             loaders[i]);
     qr_jcompile_fail(p, token->pos, "Encountered unknown tag '%.*s'.", (int)QR_MIN(name.len, 60), name.data);
     return NULL;
 }
@@ -378,7 +379,8 @@ static void parse_items(qr_jcompile *p, const char *const *until, qr_jbody *body
             qr_jparse_expect(p, QR_JT_BLOCK_END);
         } else {
             if (until != NULL)
-                qr_jcompile_fail(p, token->pos, "Unexpected end of template. Jinja was looking for '%s'.", until[0]);
+                qr_jcompile_fail(p, token->pos, "Unexpected end of template. Jinja was looking for '%s'.",
+                                 until[0]);
             return;
         }
         for (*link = stmt; stmt != NULL; stmt = stmt->next) {

@@ -86,12 +86,25 @@ bool qr_jparse_skip(qr_jcompile *p, qr_jtok type)
 static const char *type_words(qr_jtok type)
 {
     static const char *const words[] = {
-        [QR_JT_DATA] = "template data / text",  [QR_JT_VARIABLE_BEGIN] = "begin of print statement",
-        [QR_JT_VARIABLE_END] = "end of print statement", [QR_JT_BLOCK_BEGIN] = "begin of statement block",
-        [QR_JT_BLOCK_END] = "end of statement block", [QR_JT_NAME] = "name", [QR_JT_STRING] = "string",
-        [QR_JT_INTEGER] = "integer", [QR_JT_FLOAT] = "float", [QR_JT_EOF] = "end of template",
-        [QR_JT_LPAREN] = "(", [QR_JT_RPAREN] = ")", [QR_JT_LBRACKET] = "[", [QR_JT_RBRACKET] = "]",
-        [QR_JT_LBRACE] = "{", [QR_JT_RBRACE] = "}", [QR_JT_ASSIGN] = "=", [QR_JT_COLON] = ":", [QR_JT_COMMA] = ",",
+        [QR_JT_DATA] = "template data / text",
+        [QR_JT_VARIABLE_BEGIN] = "begin of print statement",
+        [QR_JT_VARIABLE_END] = "end of print statement",
+        [QR_JT_BLOCK_BEGIN] = "begin of statement block",
+        [QR_JT_BLOCK_END] = "end of statement block",
+        [QR_JT_NAME] = "name",
+        [QR_JT_STRING] = "string",
+        [QR_JT_INTEGER] = "integer",
+        [QR_JT_FLOAT] = "float",
+        [QR_JT_EOF] = "end of template",
+        [QR_JT_LPAREN] = "(",
+        [QR_JT_RPAREN] = ")",
+        [QR_JT_LBRACKET] = "[",
+        [QR_JT_RBRACKET] = "]",
+        [QR_JT_LBRACE] = "{",
+        [QR_JT_RBRACE] = "}",
+        [QR_JT_ASSIGN] = "=",
+        [QR_JT_COLON] = ":",
+        [QR_JT_COMMA] = ",",
         [QR_JT_DOT] = ".",
     };
     return type < QR_COUNT_OF(words) && words[type] != NULL ? words[type] : "operator";
@@ -152,7 +165,8 @@ static qr_jnode *list_node(qr_jcompile *p, qr_jnode_type type, uint32_t pos, nod
 static qr_jnode *chain_node(qr_jcompile *p, qr_jnode_type type, uint32_t pos, node_list *list, op_list *ops)
 {
     uint8_t *kept = qr_jcompile_alloc(p, ops->count + 1);
-    memcpy(kept, ops->data, ops->count);
+    if (ops->count > 0)
+        memcpy(kept, ops->data, ops->count);
     QR_VEC_RELEASE(ops);
     qr_jnode *node = list_node(p, type, pos, list);
     node->ops = kept;
@@ -272,26 +286,19 @@ static qr_jnode *parse_primary(qr_jcompile *p, bool with_namespace)
 {
     const qr_jtoken *token = qr_jparse_peek(p);
     switch (token->type) {
-    case QR_JT_NAME:
-        return parse_name(p, with_namespace);
-    case QR_JT_STRING:
-        return parse_strings(p);
-    case QR_JT_INTEGER:
-        return parse_integer(p, next(p));
-    case QR_JT_FLOAT:
-        return parse_float(p, next(p));
+    case QR_JT_NAME: return parse_name(p, with_namespace);
+    case QR_JT_STRING: return parse_strings(p);
+    case QR_JT_INTEGER: return parse_integer(p, next(p));
+    case QR_JT_FLOAT: return parse_float(p, next(p));
     case QR_JT_LPAREN: {
         next(p);
         qr_jnode *node = qr_jparse_tuple(p, false, true, NULL, true, false);
         qr_jparse_expect(p, QR_JT_RPAREN);
         return node;
     }
-    case QR_JT_LBRACKET:
-        return parse_list(p);
-    case QR_JT_LBRACE:
-        return parse_dict(p);
-    default:
-        return unexpected(p, token);
+    case QR_JT_LBRACKET: return parse_list(p);
+    case QR_JT_LBRACE: return parse_dict(p);
+    default: return unexpected(p, token);
     }
 }
 
@@ -323,7 +330,8 @@ static void parse_argument(qr_jcompile *p, qr_jcall *call, call_lists *lists)
         qr_str name = *qr_jcompile_name(p, qr_jcompile_intern(p, next(p)->text));
         for (size_t i = 0; i < lists->names.count; i++)
             if (lists->names.data[i].data == name.data)
-                qr_jcompile_fail(p, pos, "keyword argument repeated: %.*s", (int)QR_MIN(name.len, 60), name.data);
+                qr_jcompile_fail(p, pos, "keyword argument repeated: %.*s", (int)QR_MIN(name.len, 60),
+                                 name.data);
         next(p);
         QR_VEC_PUSH(&lists->names, name);
         QR_VEC_PUSH(&lists->keywords, qr_jparse_expression(p, true));
@@ -361,7 +369,8 @@ static qr_jcall *parse_arguments(qr_jcompile *p)
     return finish_call(p, call, &lists);
 }
 
-static qr_jnode *call_node(qr_jcompile *p, qr_jnode_type type, uint32_t pos, qr_jnode *callee, const qr_jcall *call)
+static qr_jnode *call_node(qr_jcompile *p, qr_jnode_type type, uint32_t pos, qr_jnode *callee,
+                           const qr_jcall *call)
 {
     qr_jnode *node = qr_jnode_new(p, type, pos);
     node->callee = callee;
@@ -515,10 +524,8 @@ static bool starts_test_argument(const qr_jcompile *p)
     case QR_JT_INTEGER:
     case QR_JT_FLOAT:
     case QR_JT_LBRACKET:
-    case QR_JT_LBRACE:
-        return true;
-    default:
-        return false;
+    case QR_JT_LBRACE: return true;
+    default: return false;
     }
 }
 
@@ -589,7 +596,8 @@ static qr_jnode *parse_unary(qr_jcompile *p, bool with_filter)
     }
     if (token->type == QR_JT_SUB || token->type == QR_JT_ADD) {
         next(p);
-        node = unary_node(p, token->type == QR_JT_SUB ? QR_JN_NEG : QR_JN_POS, token->pos, parse_unary(p, false));
+        node = unary_node(p, token->type == QR_JT_SUB ? QR_JN_NEG : QR_JN_POS, token->pos,
+                          parse_unary(p, false));
     } else {
         node = parse_primary(p, false);
     }
@@ -647,12 +655,13 @@ static qr_jnode *parse_pow(qr_jcompile *p)
 static qr_jnode *parse_math2(qr_jcompile *p)
 {
     static const precedence products = {{QR_JT_MUL, QR_JT_DIV, QR_JT_FLOORDIV, QR_JT_MOD},
-                                   {QR_JOP_MUL, QR_JOP_DIV, QR_JOP_FLOORDIV, QR_JOP_MOD}, 4};
+                                        {QR_JOP_MUL, QR_JOP_DIV, QR_JOP_FLOORDIV, QR_JOP_MOD},
+                                        4};
     return parse_chain(p, parse_pow, &products);
 }
 
-static qr_jnode *parse_joined(qr_jcompile *p, qr_jnode *(*operand)(qr_jcompile *), qr_jtok token, const char *word,
-                              qr_jnode_type type)
+static qr_jnode *parse_joined(qr_jcompile *p, qr_jnode *(*operand)(qr_jcompile *), qr_jtok token,
+                              const char *word, qr_jnode_type type)
 {
     uint32_t pos = pos_of(p);
     qr_jnode *first = operand(p);
@@ -679,7 +688,8 @@ static qr_jnode *parse_math1(qr_jcompile *p)
 static bool compare_op(qr_jcompile *p, uint8_t *op)
 {
     static const precedence compares = {{QR_JT_EQ, QR_JT_NE, QR_JT_LT, QR_JT_LE, QR_JT_GT},
-                                   {QR_JOP_EQ, QR_JOP_NE, QR_JOP_LT, QR_JOP_LE, QR_JOP_GT}, 5};
+                                        {QR_JOP_EQ, QR_JOP_NE, QR_JOP_LT, QR_JOP_LE, QR_JOP_GT},
+                                        5};
     if (level_op(p, &compares, op) || type_of(p) == QR_JT_GE) {
         if (type_of(p) == QR_JT_GE)
             *op = QR_JOP_GE;
@@ -771,8 +781,8 @@ static bool tuple_ends(const qr_jcompile *p, const char *until)
            (until != NULL && qr_jparse_is_name(p, until));
 }
 
-qr_jnode *qr_jparse_tuple(qr_jcompile *p, bool simple, bool with_condition, const char *until, bool parenthesised,
-                          bool with_namespace)
+qr_jnode *qr_jparse_tuple(qr_jcompile *p, bool simple, bool with_condition, const char *until,
+                          bool parenthesised, bool with_namespace)
 {
     uint32_t pos = pos_of(p);
     node_list items = {0};
@@ -782,7 +792,8 @@ qr_jnode *qr_jparse_tuple(qr_jcompile *p, bool simple, bool with_condition, cons
             qr_jparse_expect(p, QR_JT_COMMA);
         if (tuple_ends(p, until))
             break;
-        QR_VEC_PUSH(&items, simple ? parse_primary(p, with_namespace) : qr_jparse_expression(p, with_condition));
+        QR_VEC_PUSH(&items,
+                    simple ? parse_primary(p, with_namespace) : qr_jparse_expression(p, with_condition));
         if (type_of(p) != QR_JT_COMMA)
             break;
         is_tuple = true;
@@ -794,7 +805,8 @@ qr_jnode *qr_jparse_tuple(qr_jcompile *p, bool simple, bool with_condition, cons
     }
     if (!is_tuple && !parenthesised) {
         char buffer[64];
-        qr_jcompile_fail(p, pos, "Expected an expression, got '%s'", qr_jtoken_describe(qr_jparse_peek(p), buffer));
+        qr_jcompile_fail(p, pos, "Expected an expression, got '%s'",
+                         qr_jtoken_describe(qr_jparse_peek(p), buffer));
     }
     return list_node(p, QR_JN_TUPLE, pos, &items);
 }
@@ -804,17 +816,15 @@ static void make_target(qr_jcompile *p, qr_jnode *node)
 {
     static const char *const words[] = {"const", "name", "tuple", "list", "dict", "concat", "add"};
     switch (node->type) {
-    case QR_JN_NAME:
-        node->store = true;
-        return;
-    case QR_JN_NSREF:
-        return;
+    case QR_JN_NAME: node->store = true; return;
+    case QR_JN_NSREF: return;
     case QR_JN_TUPLE:
         for (uint32_t i = 0; i < node->count; i++)
             make_target(p, node->items[i]);
         return;
     default:
-        qr_jcompile_fail(p, node->pos, "can't assign to '%s'", node->type < 7 ? words[node->type] : "expression");
+        qr_jcompile_fail(p, node->pos, "can't assign to '%s'",
+                         node->type < 7 ? words[node->type] : "expression");
     }
 }
 

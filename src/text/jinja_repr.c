@@ -34,7 +34,7 @@ void qr_jinja_write_float(qr_jrun *run, double value)
     }
     char text[40], digits[24], out[48];
     shortest(value, text);
-    int exponent = atoi(strchr(text, 'e') + 1), count = 0;
+    int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10), count = 0;
     for (const char *c = text; *c != 'e'; c++)
         if (*c >= '0' && *c <= '9')
             digits[count++] = *c;
@@ -61,7 +61,11 @@ static void write_escape(qr_jrun *run, uint32_t c)
     char text[16];
     const char *known = c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : NULL;
     if (known == NULL) {
-        snprintf(text, sizeof(text), c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)c);
+        snprintf(text, sizeof(text),
+                 c < 0x100     ? "\\x%02x"
+                 : c < 0x10000 ? "\\u%04x"
+                               : "\\U%08x",
+                 (unsigned)c);
         known = text;
     }
     qr_jinja_write(run, qr_str_of(known));
@@ -197,9 +201,7 @@ void qr_jinja_write_repr(qr_jrun *run, qr_jv value)
     if (qr_jinja_failed(run))
         return;
     switch (value.kind) {
-    case QR_JV_UNDEFINED:
-        qr_jinja_write(run, QR_STR("Undefined"));
-        return;
+    case QR_JV_UNDEFINED: qr_jinja_write(run, QR_STR("Undefined")); return;
     case QR_JV_STRING:
         if (value.flag & QR_JV_SAFE)
             qr_jinja_write(run, QR_STR("Markup("));
@@ -207,53 +209,34 @@ void qr_jinja_write_repr(qr_jrun *run, qr_jv value)
         if (value.flag & QR_JV_SAFE)
             qr_jinja_write(run, QR_STR(")"));
         return;
-    case QR_JV_LIST:
-        write_items(run, value, "[", "]");
-        return;
-    case QR_JV_TUPLE:
-        write_items(run, value, "(", ")");
-        return;
-    case QR_JV_DICT:
-        write_dict(run, value);
-        return;
-    case QR_JV_VIEW:
-        write_view(run, value);
-        return;
+    case QR_JV_LIST: write_items(run, value, "[", "]"); return;
+    case QR_JV_TUPLE: write_items(run, value, "(", ")"); return;
+    case QR_JV_DICT: write_dict(run, value); return;
+    case QR_JV_VIEW: write_view(run, value); return;
     case QR_JV_NAMESPACE:
         qr_jinja_write(run, QR_STR("<Namespace "));
         write_dict(run, qr_jv_of_dict(value.dict));
         qr_jinja_write(run, QR_STR(">"));
         return;
-    default:
-        qr_jinja_write_str(run, value);
+    default: qr_jinja_write_str(run, value);
     }
 }
 
 void qr_jinja_write_str(qr_jrun *run, qr_jv value)
 {
     switch (value.kind) {
-    case QR_JV_STRING:
-        qr_jinja_write(run, qr_jv_slice(value));
-        return;
-    case QR_JV_UNDEFINED:
-        return;
-    case QR_JV_NONE:
-        qr_jinja_write(run, QR_STR("None"));
-        return;
-    case QR_JV_BOOL:
-        qr_jinja_write(run, value.i ? QR_STR("True") : QR_STR("False"));
-        return;
-    case QR_JV_INT:
-        write_int(run, value.i);
-        return;
-    case QR_JV_FLOAT:
-        qr_jinja_write_float(run, value.d);
-        return;
-    case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_DICT: case QR_JV_VIEW: case QR_JV_NAMESPACE:
-        qr_jinja_write_repr(run, value);
-        return;
-    default:
-        write_object(run, value);
+    case QR_JV_STRING: qr_jinja_write(run, qr_jv_slice(value)); return;
+    case QR_JV_UNDEFINED: return;
+    case QR_JV_NONE: qr_jinja_write(run, QR_STR("None")); return;
+    case QR_JV_BOOL: qr_jinja_write(run, value.i ? QR_STR("True") : QR_STR("False")); return;
+    case QR_JV_INT: write_int(run, value.i); return;
+    case QR_JV_FLOAT: qr_jinja_write_float(run, value.d); return;
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_DICT:
+    case QR_JV_VIEW:
+    case QR_JV_NAMESPACE: qr_jinja_write_repr(run, value); return;
+    default: write_object(run, value);
     }
 }
 

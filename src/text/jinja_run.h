@@ -36,14 +36,14 @@ struct qr_jrun {
     size_t out_start;
     qr_error *err;
     qr_status status;
-    uint32_t pos;      /* of what is being evaluated */
-    int32_t fuel;      /* steps until the next look at the limits */
+    uint32_t pos; /* of what is being evaluated */
+    int32_t fuel; /* steps until the next look at the limits */
     uint64_t steps;
     uint64_t deadline_ns;
     qr_jinja_limits limits;
     uint32_t depth;
     qr_jframe *frame;
-    qr_jv *globals;    /* by name id: toplevel assignments, then cached look-ups */
+    qr_jv *globals; /* by name id: toplevel assignments, then cached look-ups */
     qr_arena arena;
     char *bump, *bump_end; /* objects */
     char *text, *text_end; /* strings; the one that ends at `text` can grow in place */
@@ -87,7 +87,8 @@ qr_jv qr_jinja_attribute_only(qr_jrun *run, qr_jv object, qr_str name);
 qr_jv qr_jinja_slice(qr_jrun *run, qr_jv object, qr_jv start, qr_jv stop, qr_jv step);
 qr_jv qr_jinja_call(qr_jrun *run, qr_jv callee, const qr_jargs *args);
 qr_jv qr_jinja_eval_call(qr_jrun *run, const qr_jnode *node, const qr_jv *caller); /* a CALL with a caller */
-qr_jv qr_jinja_apply_filters(qr_jrun *run, const qr_jnode *node, qr_jv value); /* a FILTER whose innermost callee is NULL */
+qr_jv qr_jinja_apply_filters(qr_jrun *run, const qr_jnode *node,
+                             qr_jv value); /* a FILTER whose innermost callee is NULL */
 bool qr_jv_compare_op(qr_jrun *run, qr_jop op, qr_jv left, qr_jv right);
 void qr_jinja_output(qr_jrun *run, const qr_jnode *node); /* str(node) to the output */
 
@@ -134,7 +135,8 @@ qr_jv qr_jinja_string_method(qr_jrun *run, qr_jv self, int id, const qr_jargs *a
 qr_jv qr_jv_replace(qr_jrun *run, qr_str text, qr_str old, qr_str new_text, int64_t count);
 void qr_jv_splitlines(qr_jrun *run, qr_str text, bool keep_ends, qr_jlist *lines);
 qr_jv qr_jv_strip(qr_jrun *run, qr_jv text, qr_jv chars, bool left, bool right);
-qr_jv qr_jv_center(qr_jrun *run, qr_jv text, int64_t width, qr_str fill, int where); /* -1 left, 0 centre, 1 right */
+qr_jv qr_jv_center(qr_jrun *run, qr_jv text, int64_t width, qr_str fill,
+                   int where); /* -1 left, 0 centre, 1 right */
 
 qr_jv qr_jinja_global(qr_str name); /* MISSING when there is none */
 qr_jv qr_jinja_call_function(qr_jrun *run, int function, const qr_jargs *args);
@@ -152,7 +154,13 @@ void qr_jinja_write_json(qr_jrun *run, qr_jv value, const qr_jdump *options);
 bool qr_jinja_sort(qr_jrun *run, qr_jv *keys, qr_jv *items, uint32_t count, bool reverse);
 
 /* Generators (jinja_iter.c): made by filters, walked once. */
-typedef enum qr_jgen_type { QR_JGEN_MAP, QR_JGEN_SELECT, QR_JGEN_UNIQUE, QR_JGEN_BATCH, QR_JGEN_ITER } qr_jgen_type;
+typedef enum qr_jgen_type {
+    QR_JGEN_MAP,
+    QR_JGEN_SELECT,
+    QR_JGEN_UNIQUE,
+    QR_JGEN_BATCH,
+    QR_JGEN_ITER
+} qr_jgen_type;
 typedef struct qr_jgen {
     qr_jgen_type type;
     bool done, started, negate;
@@ -162,9 +170,9 @@ typedef struct qr_jgen {
     qr_jargs args;
     qr_jv attribute, fallback; /* MISSING: none; MAP, SELECT, UNIQUE */
     bool case_sensitive;
-    qr_jdict *seen;   /* UNIQUE */
-    int64_t batch;    /* BATCH: its size */
-    qr_jv held;       /* BATCH: read ahead */
+    qr_jdict *seen; /* UNIQUE */
+    int64_t batch;  /* BATCH: its size */
+    qr_jv held;     /* BATCH: read ahead */
 } qr_jgen;
 bool qr_jgen_next(qr_jrun *run, qr_jgen *generator, qr_jv *item);
 /* item.a.b.0 as the attribute argument of filters spells it; `fallback` for undefined unless MISSING. */

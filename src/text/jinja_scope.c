@@ -62,7 +62,8 @@ static entry *find_entry(scope *s, uint32_t name, uint16_t *hops)
 
 static entry *define(scope *s, uint32_t name, qr_jload action)
 {
-    entry fresh = {.name = name, .slot = s->function->slot_count++, .action = (uint8_t)action, .source = name};
+    entry fresh = {
+        .name = name, .slot = s->function->slot_count++, .action = (uint8_t)action, .source = name};
     QR_VEC_PUSH(&s->entries, fresh);
     return &s->entries.data[s->entries.count - 1];
 }
@@ -133,8 +134,7 @@ static void visit_node(scope *s, const qr_jnode *node, bool as_parameter)
     if (node == NULL)
         return;
     switch ((qr_jnode_type)node->type) {
-    case QR_JN_CONST:
-        return;
+    case QR_JN_CONST: return;
     case QR_JN_NAME:
         if (as_parameter)
             parameter(s, node->name_id);
@@ -143,8 +143,14 @@ static void visit_node(scope *s, const qr_jnode *node, bool as_parameter)
         else
             load_name(s, node->name_id);
         return;
-    case QR_JN_TUPLE: case QR_JN_LIST: case QR_JN_DICT: case QR_JN_CONCAT: case QR_JN_ARITH: case QR_JN_AND:
-    case QR_JN_OR: case QR_JN_COMPARE:
+    case QR_JN_TUPLE:
+    case QR_JN_LIST:
+    case QR_JN_DICT:
+    case QR_JN_CONCAT:
+    case QR_JN_ARITH:
+    case QR_JN_AND:
+    case QR_JN_OR:
+    case QR_JN_COMPARE:
         for (uint32_t i = 0; i < node->count; i++)
             visit_node(s, node->items[i], as_parameter);
         return;
@@ -153,21 +159,23 @@ static void visit_node(scope *s, const qr_jnode *node, bool as_parameter)
         visit_node(s, node->a, false);
         visit_node(s, node->c, false);
         return;
-    case QR_JN_NOT: case QR_JN_NEG: case QR_JN_POS: case QR_JN_ITEM: case QR_JN_SLICE:
+    case QR_JN_NOT:
+    case QR_JN_NEG:
+    case QR_JN_POS:
+    case QR_JN_ITEM:
+    case QR_JN_SLICE:
         visit_node(s, node->a, false);
         visit_node(s, node->b, false);
         visit_node(s, node->c, false);
         return;
-    case QR_JN_ATTR:
-        visit_node(s, node->object, false);
-        return;
-    case QR_JN_CALL: case QR_JN_FILTER: case QR_JN_TEST:
+    case QR_JN_ATTR: visit_node(s, node->object, false); return;
+    case QR_JN_CALL:
+    case QR_JN_FILTER:
+    case QR_JN_TEST:
         visit_node(s, node->callee, false);
         visit_call(s, node->call);
         return;
-    case QR_JN_NSREF:
-        visit_node(s, node->space, false);
-        return;
+    case QR_JN_NSREF: visit_node(s, node->space, false); return;
     }
 }
 
@@ -187,33 +195,25 @@ static void visit_if(scope *s, const qr_jstmt *stmt)
 static void visit_stmt(scope *s, const qr_jstmt *stmt)
 {
     switch ((qr_jstmt_type)stmt->type) {
-    case QR_JS_OUTPUT:
-        visit_node(s, stmt->output, false);
-        return;
-    case QR_JS_IF:
-        visit_if(s, stmt);
-        return;
-    case QR_JS_FOR:
-        visit_node(s, stmt->loop.iter, false);
-        return;
+    case QR_JS_OUTPUT: visit_node(s, stmt->output, false); return;
+    case QR_JS_IF: visit_if(s, stmt); return;
+    case QR_JS_FOR: visit_node(s, stmt->loop.iter, false); return;
     case QR_JS_SET:
         visit_node(s, stmt->set.value, false);
         visit_node(s, stmt->set.target, false);
         return;
     case QR_JS_SET_BLOCK:
-    case QR_JS_MACRO:
-        visit_node(s, stmt->set.target, false);
-        return;
+    case QR_JS_MACRO: visit_node(s, stmt->set.target, false); return;
     case QR_JS_CALL_BLOCK:
-    case QR_JS_FILTER_BLOCK:
-        visit_node(s, stmt->set.value, false);
-        return;
+    case QR_JS_FILTER_BLOCK: visit_node(s, stmt->set.value, false); return;
     case QR_JS_WITH:
         for (uint32_t i = 0; i < stmt->set.with_count; i++)
             visit_node(s, stmt->set.values[i], false);
         return;
-    case QR_JS_DATA: case QR_JS_SCOPE: case QR_JS_BREAK: case QR_JS_CONTINUE:
-        return;
+    case QR_JS_DATA:
+    case QR_JS_SCOPE:
+    case QR_JS_BREAK:
+    case QR_JS_CONTINUE: return;
     }
 }
 
@@ -280,38 +280,42 @@ static void bind_node(binder *b, scope *s, qr_jnode *node)
         return;
     bool soft = b->soft;
     switch ((qr_jnode_type)node->type) {
-    case QR_JN_CONST:
-        return;
-    case QR_JN_NAME:
-        bind_name(b, s, node);
-        return;
-    case QR_JN_TUPLE: case QR_JN_LIST: case QR_JN_DICT: case QR_JN_CONCAT: case QR_JN_ARITH: case QR_JN_AND:
-    case QR_JN_OR: case QR_JN_COMPARE:
+    case QR_JN_CONST: return;
+    case QR_JN_NAME: bind_name(b, s, node); return;
+    case QR_JN_TUPLE:
+    case QR_JN_LIST:
+    case QR_JN_DICT:
+    case QR_JN_CONCAT:
+    case QR_JN_ARITH:
+    case QR_JN_AND:
+    case QR_JN_OR:
+    case QR_JN_COMPARE:
         for (uint32_t i = 0; i < node->count; i++)
             bind_node(b, s, node->items[i]);
         return;
     case QR_JN_COND:
         b->soft = true;
         /* fall through */
-    case QR_JN_NOT: case QR_JN_NEG: case QR_JN_POS: case QR_JN_ITEM: case QR_JN_SLICE:
+    case QR_JN_NOT:
+    case QR_JN_NEG:
+    case QR_JN_POS:
+    case QR_JN_ITEM:
+    case QR_JN_SLICE:
         bind_node(b, s, node->a);
         bind_node(b, s, node->b);
         bind_node(b, s, node->c);
         b->soft = soft;
         return;
-    case QR_JN_ATTR:
-        bind_node(b, s, node->object);
-        return;
-    case QR_JN_FILTER: case QR_JN_TEST:
+    case QR_JN_ATTR: bind_node(b, s, node->object); return;
+    case QR_JN_FILTER:
+    case QR_JN_TEST:
         bind_row(b, node);
         /* fall through */
     case QR_JN_CALL:
         bind_node(b, s, node->callee);
         bind_call(b, s, node->call);
         return;
-    case QR_JN_NSREF:
-        bind_node(b, s, node->space);
-        return;
+    case QR_JN_NSREF: bind_node(b, s, node->space); return;
     }
 }
 
@@ -391,7 +395,8 @@ static void bind_explicit_caller(binder *b, qr_jmacro_def *macro)
             continue;
         macro->explicit_caller = true;
         if (i < first_default)
-            qr_jcompile_fail(b->compile, macro->params[i]->pos, "When defining macros or call blocks the special "
+            qr_jcompile_fail(b->compile, macro->params[i]->pos,
+                             "When defining macros or call blocks the special "
                              "\"caller\" argument must be omitted or be given a default.");
     }
 }
@@ -467,15 +472,9 @@ static void bind_stmt(binder *b, scope *s, qr_jstmt *stmt, bool toplevel)
 {
     stmt->toplevel = toplevel;
     switch ((qr_jstmt_type)stmt->type) {
-    case QR_JS_OUTPUT:
-        bind_node(b, s, stmt->output);
-        return;
-    case QR_JS_IF:
-        bind_if(b, s, stmt, toplevel);
-        return;
-    case QR_JS_FOR:
-        bind_for(b, s, stmt);
-        return;
+    case QR_JS_OUTPUT: bind_node(b, s, stmt->output); return;
+    case QR_JS_IF: bind_if(b, s, stmt, toplevel); return;
+    case QR_JS_FOR: bind_for(b, s, stmt); return;
     case QR_JS_SET:
         bind_node(b, s, stmt->set.value);
         bind_node(b, s, stmt->set.target);
@@ -484,9 +483,9 @@ static void bind_stmt(binder *b, scope *s, qr_jstmt *stmt, bool toplevel)
         bind_node(b, s, stmt->set.target);
         bind_block(b, s, stmt);
         return;
-    case QR_JS_FILTER_BLOCK: case QR_JS_SCOPE: case QR_JS_WITH:
-        bind_block(b, s, stmt);
-        return;
+    case QR_JS_FILTER_BLOCK:
+    case QR_JS_SCOPE:
+    case QR_JS_WITH: bind_block(b, s, stmt); return;
     case QR_JS_MACRO:
         bind_node(b, s, stmt->set.target);
         bind_macro(b, s, stmt->set.macro);
@@ -495,8 +494,9 @@ static void bind_stmt(binder *b, scope *s, qr_jstmt *stmt, bool toplevel)
         bind_node(b, s, stmt->set.value);
         bind_macro(b, s, stmt->set.macro);
         return;
-    case QR_JS_DATA: case QR_JS_BREAK: case QR_JS_CONTINUE:
-        return;
+    case QR_JS_DATA:
+    case QR_JS_BREAK:
+    case QR_JS_CONTINUE: return;
     }
 }
 

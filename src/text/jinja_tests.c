@@ -4,8 +4,8 @@
 #include "base/mem.h"
 #include "text/jinja_run.h"
 
-#define TEST(name) static qr_jv test_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
-#define UNUSED ((void)run, (void)value, (void)args, (void)raw)
+#define TEST(name)         static qr_jv test_##name(qr_jrun *run, qr_jv value, const qr_jv *args, const qr_jargs *raw)
+#define UNUSED             ((void)run, (void)value, (void)args, (void)raw)
 #define ANSWER(expression) (UNUSED, qr_jv_bool(expression))
 
 static bool remainder_is(qr_jrun *run, qr_jv value, qr_jv divisor, int64_t wanted)
@@ -43,32 +43,42 @@ TEST(ge) { return ANSWER(qr_jv_compare_op(run, QR_JOP_GE, value, args[0])); }
 TEST(sequence)
 {
     switch (value.kind) {
-    case QR_JV_UNDEFINED: case QR_JV_STRING: case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_DICT: case QR_JV_RANGE:
-        return ANSWER(true);
-    default:
-        return ANSWER(false);
+    case QR_JV_UNDEFINED:
+    case QR_JV_STRING:
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_DICT:
+    case QR_JV_RANGE: return ANSWER(true);
+    default: return ANSWER(false);
     }
 }
 
 TEST(iterable)
 {
     switch (value.kind) {
-    case QR_JV_UNDEFINED: case QR_JV_STRING: case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_DICT: case QR_JV_RANGE:
-    case QR_JV_VIEW: case QR_JV_GENERATOR: case QR_JV_LOOP:
-        return ANSWER(true);
-    default:
-        return ANSWER(false);
+    case QR_JV_UNDEFINED:
+    case QR_JV_STRING:
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_DICT:
+    case QR_JV_RANGE:
+    case QR_JV_VIEW:
+    case QR_JV_GENERATOR:
+    case QR_JV_LOOP: return ANSWER(true);
+    default: return ANSWER(false);
     }
 }
 
 TEST(callable)
 {
     switch (value.kind) {
-    case QR_JV_UNDEFINED: case QR_JV_MACRO: case QR_JV_FUNCTION: case QR_JV_METHOD: case QR_JV_JOINER:
-    case QR_JV_LOOP:
-        return ANSWER(true);
-    default:
-        return ANSWER(false);
+    case QR_JV_UNDEFINED:
+    case QR_JV_MACRO:
+    case QR_JV_FUNCTION:
+    case QR_JV_METHOD:
+    case QR_JV_JOINER:
+    case QR_JV_LOOP: return ANSWER(true);
+    default: return ANSWER(false);
     }
 }
 
@@ -81,12 +91,12 @@ TEST(sameas)
     return ANSWER(same);
 }
 
-static bool knows(qr_jv name, const qr_jfilter *(*find)(qr_str))
+static bool knows(qr_jrun *run, qr_jv name, const qr_jfilter *(*find)(qr_str))
 {
-    return name.kind == QR_JV_STRING && find(qr_jv_slice(name)) != NULL;
+    return qr_jv_hashable(run, name) && name.kind == QR_JV_STRING && find(qr_jv_slice(name)) != NULL;
 }
-TEST(filter) { return ANSWER(knows(value, qr_jinja_find_filter)); }
-TEST(test) { return ANSWER(knows(value, qr_jinja_find_test)); }
+TEST(filter) { return ANSWER(knows(run, value, qr_jinja_find_filter)); }
+TEST(test) { return ANSWER(knows(run, value, qr_jinja_find_test)); }
 
 static const qr_jfilter tests[] = {
     {"odd", test_odd, NULL, 0},

@@ -10,14 +10,45 @@ typedef struct qr_jnode qr_jnode;
 typedef struct qr_jstmt qr_jstmt;
 
 typedef enum qr_jnode_type {
-    QR_JN_CONST, QR_JN_NAME, QR_JN_TUPLE, QR_JN_LIST, QR_JN_DICT, QR_JN_CONCAT, QR_JN_ARITH, QR_JN_AND, QR_JN_OR,
-    QR_JN_NOT, QR_JN_NEG, QR_JN_POS, QR_JN_COMPARE, QR_JN_COND, QR_JN_ATTR, QR_JN_ITEM, QR_JN_SLICE, QR_JN_CALL,
-    QR_JN_FILTER, QR_JN_TEST, QR_JN_NSREF
+    QR_JN_CONST,
+    QR_JN_NAME,
+    QR_JN_TUPLE,
+    QR_JN_LIST,
+    QR_JN_DICT,
+    QR_JN_CONCAT,
+    QR_JN_ARITH,
+    QR_JN_AND,
+    QR_JN_OR,
+    QR_JN_NOT,
+    QR_JN_NEG,
+    QR_JN_POS,
+    QR_JN_COMPARE,
+    QR_JN_COND,
+    QR_JN_ATTR,
+    QR_JN_ITEM,
+    QR_JN_SLICE,
+    QR_JN_CALL,
+    QR_JN_FILTER,
+    QR_JN_TEST,
+    QR_JN_NSREF
 } qr_jnode_type;
 
 typedef enum qr_jop {
-    QR_JOP_ADD, QR_JOP_SUB, QR_JOP_MUL, QR_JOP_DIV, QR_JOP_FLOORDIV, QR_JOP_MOD, QR_JOP_POW,
-    QR_JOP_EQ, QR_JOP_NE, QR_JOP_LT, QR_JOP_LE, QR_JOP_GT, QR_JOP_GE, QR_JOP_IN, QR_JOP_NOT_IN
+    QR_JOP_ADD,
+    QR_JOP_SUB,
+    QR_JOP_MUL,
+    QR_JOP_DIV,
+    QR_JOP_FLOORDIV,
+    QR_JOP_MOD,
+    QR_JOP_POW,
+    QR_JOP_EQ,
+    QR_JOP_NE,
+    QR_JOP_LT,
+    QR_JOP_LE,
+    QR_JOP_GT,
+    QR_JOP_GE,
+    QR_JOP_IN,
+    QR_JOP_NOT_IN
 } qr_jop;
 
 /* Arguments in the source. */
@@ -47,7 +78,8 @@ struct qr_jnode {
         struct { /* NOT, NEG, POS: a; COND: a if b else c; ITEM: a[b]; SLICE: a:b:c */
             qr_jnode *a, *b, *c;
         };
-        struct { /* TUPLE, LIST, CONCAT, AND, OR; DICT: key, value, ...; ARITH, COMPARE: ops[i] before items[i + 1] */
+        struct
+        { /* TUPLE, LIST, CONCAT, AND, OR; DICT: key, value, ...; ARITH, COMPARE: ops[i] before items[i + 1] */
             qr_jnode **items;
             const uint8_t *ops;
             uint32_t count;
@@ -75,9 +107,9 @@ typedef enum qr_jload { QR_JLOAD_PARAMETER, QR_JLOAD_RESOLVE, QR_JLOAD_ALIAS, QR
 
 typedef struct qr_jload_op { /* what entering a scope does to one slot */
     uint8_t action;
-    uint16_t hops;     /* ALIAS: where it comes from */
+    uint16_t hops; /* ALIAS: where it comes from */
     uint32_t slot;
-    uint32_t source;   /* ALIAS: slot; RESOLVE: name id */
+    uint32_t source; /* ALIAS: slot; RESOLVE: name id */
 } qr_jload_op;
 
 typedef struct qr_jscope {
@@ -96,8 +128,8 @@ typedef struct qr_jfunc {
 } qr_jfunc;
 
 typedef struct qr_jmacro_def {
-    qr_str *name; /* NULL for the body of a call block */
-    qr_jnode **params; /* NAME, store */
+    qr_str *name;        /* NULL for the body of a call block */
+    qr_jnode **params;   /* NAME, store */
     qr_jnode **defaults; /* of the last default_count parameters */
     uint32_t param_count, default_count;
     int32_t caller_slot, kwargs_slot, varargs_slot; /* -1: not used */
@@ -113,8 +145,19 @@ typedef struct qr_jbranch {
 } qr_jbranch;
 
 typedef enum qr_jstmt_type {
-    QR_JS_DATA, QR_JS_OUTPUT, QR_JS_IF, QR_JS_FOR, QR_JS_SET, QR_JS_SET_BLOCK, QR_JS_MACRO, QR_JS_CALL_BLOCK,
-    QR_JS_FILTER_BLOCK, QR_JS_SCOPE, QR_JS_WITH, QR_JS_BREAK, QR_JS_CONTINUE
+    QR_JS_DATA,
+    QR_JS_OUTPUT,
+    QR_JS_IF,
+    QR_JS_FOR,
+    QR_JS_SET,
+    QR_JS_SET_BLOCK,
+    QR_JS_MACRO,
+    QR_JS_CALL_BLOCK,
+    QR_JS_FILTER_BLOCK,
+    QR_JS_SCOPE,
+    QR_JS_WITH,
+    QR_JS_BREAK,
+    QR_JS_CONTINUE
 } qr_jstmt_type;
 
 struct qr_jstmt {
@@ -140,7 +183,8 @@ struct qr_jstmt {
         } loop;
         struct { /* SET, SET_BLOCK, FILTER_BLOCK, SCOPE, WITH, CALL_BLOCK, MACRO */
             qr_jnode *target;
-            qr_jnode *value; /* SET; the filter of SET_BLOCK and FILTER_BLOCK (its callee is NULL); CALL_BLOCK: the call */
+            qr_jnode *
+                value; /* SET; the filter of SET_BLOCK and FILTER_BLOCK (its callee is NULL); CALL_BLOCK: the call */
             qr_jnode **targets, **values; /* WITH */
             uint32_t with_count;
             qr_jscope scope;
@@ -167,11 +211,42 @@ typedef struct qr_jsyntax {
 
 /* ---- Compiling ---- */
 typedef enum qr_jtok {
-    QR_JT_DATA, QR_JT_VARIABLE_BEGIN, QR_JT_VARIABLE_END, QR_JT_BLOCK_BEGIN, QR_JT_BLOCK_END, QR_JT_NAME,
-    QR_JT_STRING, QR_JT_INTEGER, QR_JT_FLOAT, QR_JT_EOF,
-    QR_JT_ADD, QR_JT_SUB, QR_JT_MUL, QR_JT_DIV, QR_JT_FLOORDIV, QR_JT_MOD, QR_JT_POW, QR_JT_TILDE, QR_JT_LBRACKET,
-    QR_JT_RBRACKET, QR_JT_LPAREN, QR_JT_RPAREN, QR_JT_LBRACE, QR_JT_RBRACE, QR_JT_EQ, QR_JT_NE, QR_JT_GT,
-    QR_JT_GE, QR_JT_LT, QR_JT_LE, QR_JT_ASSIGN, QR_JT_DOT, QR_JT_COLON, QR_JT_PIPE, QR_JT_COMMA, QR_JT_SEMICOLON
+    QR_JT_DATA,
+    QR_JT_VARIABLE_BEGIN,
+    QR_JT_VARIABLE_END,
+    QR_JT_BLOCK_BEGIN,
+    QR_JT_BLOCK_END,
+    QR_JT_NAME,
+    QR_JT_STRING,
+    QR_JT_INTEGER,
+    QR_JT_FLOAT,
+    QR_JT_EOF,
+    QR_JT_ADD,
+    QR_JT_SUB,
+    QR_JT_MUL,
+    QR_JT_DIV,
+    QR_JT_FLOORDIV,
+    QR_JT_MOD,
+    QR_JT_POW,
+    QR_JT_TILDE,
+    QR_JT_LBRACKET,
+    QR_JT_RBRACKET,
+    QR_JT_LPAREN,
+    QR_JT_RPAREN,
+    QR_JT_LBRACE,
+    QR_JT_RBRACE,
+    QR_JT_EQ,
+    QR_JT_NE,
+    QR_JT_GT,
+    QR_JT_GE,
+    QR_JT_LT,
+    QR_JT_LE,
+    QR_JT_ASSIGN,
+    QR_JT_DOT,
+    QR_JT_COLON,
+    QR_JT_PIPE,
+    QR_JT_COMMA,
+    QR_JT_SEMICOLON
 } qr_jtok;
 
 typedef struct qr_jtoken {
@@ -194,8 +269,8 @@ typedef struct qr_jcompile {
     qr_jtokens tokens;
     size_t at;
     struct qr_jname_table *names;
-    int nesting;    /* of the parser */
-    int loops;      /* around the current statement, in this function: for break and continue */
+    int nesting;           /* of the parser */
+    int loops;             /* around the current statement, in this function: for break and continue */
     char *bump, *bump_end; /* small pieces of the arena */
 } qr_jcompile;
 

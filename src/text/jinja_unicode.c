@@ -180,8 +180,8 @@ bool qr_jtext_is_space(uint32_t c)
 {
     if (c < 128)
         return (c >= 9 && c <= 13) || (c >= 28 && c <= 32);
-    return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
-           c == 0x202f || c == 0x205f || c == 0x3000;
+    return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 ||
+           c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 static utf8proc_category_t category(uint32_t c) { return utf8proc_category((utf8proc_int32_t)c); }
@@ -324,9 +324,10 @@ static void write_folded(qr_jrun *run, uint32_t c)
 {
     utf8proc_int32_t folded[16];
     int boundary = 0;
-    utf8proc_ssize_t count = is_raw(c) ? 0
-                                       : utf8proc_decompose_char((utf8proc_int32_t)c, folded, QR_COUNT_OF(folded),
-                                                                 UTF8PROC_CASEFOLD, &boundary);
+    utf8proc_ssize_t count = is_raw(c)
+                                 ? 0
+                                 : utf8proc_decompose_char((utf8proc_int32_t)c, folded, QR_COUNT_OF(folded),
+                                                           UTF8PROC_CASEFOLD, &boundary);
     if (count <= 0 || (size_t)count > QR_COUNT_OF(folded))
         qr_jinja_write_codepoint(run, c);
     else
@@ -384,23 +385,16 @@ qr_jv qr_jv_case(qr_jrun *run, qr_str text, qr_jcase mode)
 static bool codepoint_is(uint32_t c, qr_jclass class, bool first)
 {
     switch (class) {
-    case QR_JCLASS_ALPHA:
-        return is_letter(c);
-    case QR_JCLASS_DECIMAL:
-        return category(c) == UTF8PROC_CATEGORY_ND;
+    case QR_JCLASS_ALPHA: return is_letter(c);
+    case QR_JCLASS_DECIMAL: return category(c) == UTF8PROC_CATEGORY_ND;
     case QR_JCLASS_DIGIT: /* superscripts and circled digits count; they are No */
         return category(c) == UTF8PROC_CATEGORY_ND || c == 0xb2 || c == 0xb3 || c == 0xb9 ||
                (c >= 0x2070 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468);
-    case QR_JCLASS_NUMERIC:
-        return is_numeric(c);
-    case QR_JCLASS_ALNUM:
-        return is_letter(c) || is_numeric(c);
-    case QR_JCLASS_SPACE:
-        return qr_jtext_is_space(c);
-    case QR_JCLASS_PRINTABLE:
-        return qr_jtext_printable(c);
-    case QR_JCLASS_ASCII:
-        return c < 128;
+    case QR_JCLASS_NUMERIC: return is_numeric(c);
+    case QR_JCLASS_ALNUM: return is_letter(c) || is_numeric(c);
+    case QR_JCLASS_SPACE: return qr_jtext_is_space(c);
+    case QR_JCLASS_PRINTABLE: return qr_jtext_printable(c);
+    case QR_JCLASS_ASCII: return c < 128;
     case QR_JCLASS_IDENTIFIER: {
         utf8proc_category_t k = category(c);
         bool start = is_letter(c) || k == UTF8PROC_CATEGORY_NL || c == '_';
@@ -408,8 +402,7 @@ static bool codepoint_is(uint32_t c, qr_jclass class, bool first)
                      k == UTF8PROC_CATEGORY_PC;
         return start || (!first && go_on);
     }
-    default:
-        return false;
+    default: return false;
     }
 }
 

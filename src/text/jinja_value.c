@@ -29,7 +29,7 @@ void *qr_jinja_alloc(qr_jrun *run, size_t bytes)
     bytes = QR_ROUND_UP(bytes, (size_t)16);
     if (bytes > BLOCK_BYTES / 4)
         return take_block(run, bytes);
-    if ((size_t)(run->bump_end - run->bump) < bytes) {
+    if (run->bump == NULL || (size_t)(run->bump_end - run->bump) < bytes) {
         char *block = take_block(run, BLOCK_BYTES);
         if (block == NULL)
             return NULL;
@@ -47,7 +47,7 @@ char *qr_jinja_text(qr_jrun *run, size_t bytes)
         qr_jinja_limit(run, "a string of %zu bytes", bytes);
         return NULL;
     }
-    if ((size_t)(run->text_end - run->text) < bytes) {
+    if (run->text == NULL || (size_t)(run->text_end - run->text) < bytes) {
         size_t block = QR_MAX(bytes * 2, (size_t)BLOCK_BYTES);
         run->text = take_block(run, block);
         run->text_end = run->text != NULL ? run->text + block : NULL;
@@ -114,20 +114,17 @@ qr_jv qr_jv_pair(qr_jrun *run, qr_jv a, qr_jv b)
 qr_jv qr_jv_from_json(const qr_json *json)
 {
     switch (qr_json_typeof(json)) {
-    case QR_JSON_NULL:
-        return qr_jv_none();
-    case QR_JSON_BOOL:
-        return qr_jv_bool(qr_json_bool(json, false));
-    case QR_JSON_INT:
-        return qr_jv_int(qr_json_int(json, 0));
-    case QR_JSON_REAL:
-        return qr_jv_float(qr_json_number(json, 0));
-    case QR_JSON_STRING:
-        return qr_jv_str(qr_json_string(json));
+    case QR_JSON_NULL: return qr_jv_none();
+    case QR_JSON_BOOL: return qr_jv_bool(qr_json_bool(json, false));
+    case QR_JSON_INT: return qr_jv_int(qr_json_int(json, 0));
+    case QR_JSON_REAL: return qr_jv_float(qr_json_number(json, 0));
+    case QR_JSON_STRING: return qr_jv_str(qr_json_string(json));
     case QR_JSON_ARRAY:
-        return (qr_jv){.kind = QR_JV_LIST, .flag = QR_JV_JSON, .len = (uint32_t)qr_json_count(json), .json = json};
+        return (qr_jv){
+            .kind = QR_JV_LIST, .flag = QR_JV_JSON, .len = (uint32_t)qr_json_count(json), .json = json};
     case QR_JSON_OBJECT:
-        return (qr_jv){.kind = QR_JV_DICT, .flag = QR_JV_JSON, .len = (uint32_t)qr_json_count(json), .json = json};
+        return (qr_jv){
+            .kind = QR_JV_DICT, .flag = QR_JV_JSON, .len = (uint32_t)qr_json_count(json), .json = json};
     }
     return qr_jv_none();
 }
@@ -138,11 +135,15 @@ qr_jv qr_jv_hint(const char *text)
 }
 
 static const char *const kind_names[QR_JV_KIND_COUNT] = {
-    [QR_JV_UNDEFINED] = "Undefined", [QR_JV_NONE] = "NoneType", [QR_JV_BOOL] = "bool", [QR_JV_INT] = "int",
-    [QR_JV_FLOAT] = "float", [QR_JV_STRING] = "str", [QR_JV_LIST] = "list", [QR_JV_TUPLE] = "tuple",
-    [QR_JV_DICT] = "dict", [QR_JV_RANGE] = "range", [QR_JV_VIEW] = "dict_items", [QR_JV_GENERATOR] = "generator",
-    [QR_JV_NAMESPACE] = "Namespace", [QR_JV_MACRO] = "Macro", [QR_JV_FUNCTION] = "function",
-    [QR_JV_METHOD] = "builtin_function_or_method", [QR_JV_LOOP] = "LoopContext", [QR_JV_CYCLER] = "Cycler",
+    [QR_JV_UNDEFINED] = "Undefined", [QR_JV_NONE] = "NoneType",
+    [QR_JV_BOOL] = "bool",           [QR_JV_INT] = "int",
+    [QR_JV_FLOAT] = "float",         [QR_JV_STRING] = "str",
+    [QR_JV_LIST] = "list",           [QR_JV_TUPLE] = "tuple",
+    [QR_JV_DICT] = "dict",           [QR_JV_RANGE] = "range",
+    [QR_JV_VIEW] = "dict_items",     [QR_JV_GENERATOR] = "generator",
+    [QR_JV_NAMESPACE] = "Namespace", [QR_JV_MACRO] = "Macro",
+    [QR_JV_FUNCTION] = "function",   [QR_JV_METHOD] = "builtin_function_or_method",
+    [QR_JV_LOOP] = "LoopContext",    [QR_JV_CYCLER] = "Cycler",
     [QR_JV_JOINER] = "Joiner",
 };
 
@@ -151,7 +152,9 @@ const char *qr_jv_type_name(qr_jv value)
     if (value.kind == QR_JV_STRING && (value.flag & QR_JV_SAFE))
         return "Markup";
     if (value.kind == QR_JV_VIEW)
-        return value.aux == QR_JVIEW_KEYS ? "dict_keys" : value.aux == QR_JVIEW_VALUES ? "dict_values" : "dict_items";
+        return value.aux == QR_JVIEW_KEYS     ? "dict_keys"
+               : value.aux == QR_JVIEW_VALUES ? "dict_values"
+                                              : "dict_items";
     return kind_names[value.kind] != NULL ? kind_names[value.kind] : "missing";
 }
 
@@ -178,21 +181,14 @@ const char *qr_jv_kind_repr(qr_jv_kind kind)
 int64_t qr_jv_length(qr_jv value)
 {
     switch (value.kind) {
-    case QR_JV_UNDEFINED:
-        return 0;
-    case QR_JV_STRING:
-        return (int64_t)qr_jtext_count(qr_jv_slice(value));
+    case QR_JV_UNDEFINED: return 0;
+    case QR_JV_STRING: return (int64_t)qr_jtext_count(qr_jv_slice(value));
     case QR_JV_LIST:
-    case QR_JV_TUPLE:
-        return value.len;
-    case QR_JV_DICT:
-        return value.flag & QR_JV_JSON ? value.len : value.dict->count;
-    case QR_JV_RANGE:
-        return value.range->count;
-    case QR_JV_VIEW:
-        return qr_jv_length(*value.view);
-    default:
-        return -1;
+    case QR_JV_TUPLE: return value.len;
+    case QR_JV_DICT: return value.flag & QR_JV_JSON ? value.len : value.dict->count;
+    case QR_JV_RANGE: return value.range->count;
+    case QR_JV_VIEW: return qr_jv_length(*value.view);
+    default: return -1;
     }
 }
 
@@ -201,15 +197,11 @@ bool qr_jv_truth(qr_jv value)
     switch (value.kind) {
     case QR_JV_MISSING:
     case QR_JV_UNDEFINED:
-    case QR_JV_NONE:
-        return false;
+    case QR_JV_NONE: return false;
     case QR_JV_BOOL:
-    case QR_JV_INT:
-        return value.i != 0;
-    case QR_JV_FLOAT:
-        return value.d != 0;
-    case QR_JV_STRING:
-        return value.len > 0;
+    case QR_JV_INT: return value.i != 0;
+    case QR_JV_FLOAT: return value.d != 0;
+    case QR_JV_STRING: return value.len > 0;
     default: {
         int64_t length = qr_jv_length(value);
         return length != 0;
@@ -262,24 +254,18 @@ bool qr_jv_equal(qr_jrun *run, qr_jv a, qr_jv b)
         return qr_jv_to_double(a) == qr_jv_to_double(b);
     }
     switch (a.kind) {
-    case QR_JV_STRING:
-        return b.kind == QR_JV_STRING && qr_str_equal(qr_jv_slice(a), qr_jv_slice(b));
+    case QR_JV_STRING: return b.kind == QR_JV_STRING && qr_str_equal(qr_jv_slice(a), qr_jv_slice(b));
     case QR_JV_NONE:
-    case QR_JV_UNDEFINED:
-        return a.kind == b.kind;
+    case QR_JV_UNDEFINED: return a.kind == b.kind;
     case QR_JV_LIST:
-    case QR_JV_TUPLE:
-        return lists_equal(run, a, b);
-    case QR_JV_DICT:
-        return b.kind == QR_JV_DICT && dicts_equal(run, a, b);
+    case QR_JV_TUPLE: return lists_equal(run, a, b);
+    case QR_JV_DICT: return b.kind == QR_JV_DICT && dicts_equal(run, a, b);
     case QR_JV_RANGE:
         return b.kind == QR_JV_RANGE && a.range->count == b.range->count &&
                (a.range->count == 0 || (a.range->start == b.range->start &&
                                         (a.range->count == 1 || a.range->step == b.range->step)));
-    case QR_JV_FUNCTION:
-        return b.kind == QR_JV_FUNCTION && a.aux == b.aux;
-    default:
-        return same_object(a, b);
+    case QR_JV_FUNCTION: return b.kind == QR_JV_FUNCTION && a.aux == b.aux;
+    default: return same_object(a, b);
     }
 }
 
@@ -351,8 +337,12 @@ bool qr_jv_contains(qr_jrun *run, qr_jv container, qr_jv item)
         return false;
     case QR_JV_DICT:
         return qr_jv_hashable(run, item) && qr_jv_dict_get(run, container, item).kind != QR_JV_MISSING;
-    case QR_JV_LIST: case QR_JV_TUPLE: case QR_JV_RANGE: case QR_JV_GENERATOR: case QR_JV_VIEW: case QR_JV_UNDEFINED:
-        return contains_item(run, container, item);
+    case QR_JV_LIST:
+    case QR_JV_TUPLE:
+    case QR_JV_RANGE:
+    case QR_JV_GENERATOR:
+    case QR_JV_VIEW:
+    case QR_JV_UNDEFINED: return contains_item(run, container, item);
     default:
         qr_jinja_raise(run, "argument of type '%s' is not iterable", qr_jv_type_name(container));
         return false;
@@ -377,19 +367,16 @@ bool qr_jv_hashable(qr_jrun *run, qr_jv value)
 static uint64_t hash_value(qr_jv value)
 {
     switch (value.kind) {
-    case QR_JV_STRING:
-        return qr_hash64(value.s, value.len, 7);
+    case QR_JV_STRING: return qr_hash64(value.s, value.len, 7);
     case QR_JV_BOOL:
-    case QR_JV_INT:
-        return qr_hash_mix((uint64_t)value.i);
+    case QR_JV_INT: return qr_hash_mix((uint64_t)value.i);
     case QR_JV_FLOAT:
         if (fabs(value.d) < 9e18 && value.d == floor(value.d))
             return qr_hash_mix((uint64_t)(int64_t)value.d);
         return qr_hash_mix((uint64_t)value.i);
     case QR_JV_TUPLE: /* equal tuples have equal lengths; the items are compared */
         return qr_hash_mix(value.len + UINT64_C(0x7f00000000));
-    default:
-        return qr_hash_mix(value.kind);
+    default: return qr_hash_mix(value.kind);
     }
 }
 

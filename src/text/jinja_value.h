@@ -35,18 +35,18 @@ typedef enum qr_jv_kind {
     QR_JV_KIND_COUNT
 } qr_jv_kind;
 
-enum { /* flags */
-    QR_JV_JSON = 1, /* LIST, DICT: `json` instead of items or dict */
-    QR_JV_SAFE = 2, /* STRING: markupsafe's Markup */
-    QR_JV_GROUP = 4, /* TUPLE: a row of groupby, with .grouper and .list */
+enum {                  /* flags */
+       QR_JV_JSON = 1,  /* LIST, DICT: `json` instead of items or dict */
+       QR_JV_SAFE = 2,  /* STRING: markupsafe's Markup */
+       QR_JV_GROUP = 4, /* TUPLE: a row of groupby, with .grouper and .list */
 };
 
-typedef enum qr_jv_cause { /* aux of UNDEFINED: which message a use of it gives */
-    QR_JV_NO_NAME,         /* s: the variable's name */
-    QR_JV_NO_ATTRIBUTE,    /* s: the attribute; flag: kind of the object */
-    QR_JV_NO_ELEMENT,      /* s: repr of the key; flag: kind of the object */
-    QR_JV_HINT,            /* s: the whole message */
-    QR_JV_UNSAFE,          /* s: the attribute; flag: kind of the object */
+typedef enum qr_jv_cause {                     /* aux of UNDEFINED: which message a use of it gives */
+                           QR_JV_NO_NAME,      /* s: the variable's name */
+                           QR_JV_NO_ATTRIBUTE, /* s: the attribute; flag: kind of the object */
+                           QR_JV_NO_ELEMENT,   /* s: repr of the key; flag: kind of the object */
+                           QR_JV_HINT,         /* s: the whole message */
+                           QR_JV_UNSAFE,       /* s: the attribute; flag: kind of the object */
 } qr_jv_cause;
 
 typedef enum qr_jview { QR_JVIEW_KEYS, QR_JVIEW_VALUES, QR_JVIEW_ITEMS } qr_jview;
@@ -135,11 +135,11 @@ static inline bool qr_jv_is_sequence(qr_jv v) { return v.kind == QR_JV_LIST || v
 static inline double qr_jv_to_double(qr_jv v) { return v.kind == QR_JV_FLOAT ? v.d : (double)v.i; }
 
 qr_jv qr_jv_from_json(const qr_json *json);
-qr_jv qr_jv_hint(const char *text); /* an Undefined with its whole message; text is constant */
-const char *qr_jv_type_name(qr_jv value);        /* type(value).__name__ */
-const char *qr_jv_kind_repr(qr_jv_kind kind);    /* "dict object", "None": as messages name an object */
+qr_jv qr_jv_hint(const char *text);           /* an Undefined with its whole message; text is constant */
+const char *qr_jv_type_name(qr_jv value);     /* type(value).__name__ */
+const char *qr_jv_kind_repr(qr_jv_kind kind); /* "dict object", "None": as messages name an object */
 bool qr_jv_truth(qr_jv value);
-int64_t qr_jv_length(qr_jv value); /* len(value), or -1 when it has none */
+int64_t qr_jv_length(qr_jv value);               /* len(value), or -1 when it has none */
 qr_jv qr_jv_list_at(qr_jv list, uint32_t index); /* LIST or TUPLE; index in range */
 bool qr_jv_equal(qr_jrun *run, qr_jv a, qr_jv b);
 /* Sets *order to <0, 0, >0; false (and raises) when Python cannot order them. op: "<" and so on. */
@@ -184,18 +184,35 @@ qr_jv qr_jv_escape(qr_jrun *run, qr_jv value);          /* markupsafe.escape */
 
 /* ---- jinja_unicode.c: code points as Python's str sees them; a byte that is no UTF-8 counts as one ---- */
 size_t qr_jtext_decode(const char *text, size_t len, uint32_t *codepoint); /* >= 1 */
-size_t qr_jtext_count(qr_str text);                                       /* code points */
+size_t qr_jtext_count(qr_str text);                                        /* code points */
 size_t qr_jtext_offset(qr_str text, size_t codepoints); /* bytes of the first `codepoints`, at most len */
 bool qr_jtext_is_space(uint32_t codepoint);
 bool qr_jtext_is_word(uint32_t codepoint); /* \w */
 qr_str qr_jtext_trim(qr_str text, bool left, bool right);
-typedef enum qr_jcase { QR_JCASE_UPPER, QR_JCASE_LOWER, QR_JCASE_TITLE, QR_JCASE_SWAP, QR_JCASE_CAPITALIZE,
-                        QR_JCASE_FOLD } qr_jcase;
+typedef enum qr_jcase {
+    QR_JCASE_UPPER,
+    QR_JCASE_LOWER,
+    QR_JCASE_TITLE,
+    QR_JCASE_SWAP,
+    QR_JCASE_CAPITALIZE,
+    QR_JCASE_FOLD
+} qr_jcase;
 void qr_jinja_write_case(qr_jrun *run, qr_str text, qr_jcase mode);
 qr_jv qr_jv_case(qr_jrun *run, qr_str text, qr_jcase mode);
-typedef enum qr_jclass { QR_JCLASS_ALPHA, QR_JCLASS_DIGIT, QR_JCLASS_DECIMAL, QR_JCLASS_NUMERIC, QR_JCLASS_ALNUM,
-                         QR_JCLASS_SPACE, QR_JCLASS_UPPER, QR_JCLASS_LOWER, QR_JCLASS_TITLE,
-                         QR_JCLASS_PRINTABLE, QR_JCLASS_ASCII, QR_JCLASS_IDENTIFIER } qr_jclass;
+typedef enum qr_jclass {
+    QR_JCLASS_ALPHA,
+    QR_JCLASS_DIGIT,
+    QR_JCLASS_DECIMAL,
+    QR_JCLASS_NUMERIC,
+    QR_JCLASS_ALNUM,
+    QR_JCLASS_SPACE,
+    QR_JCLASS_UPPER,
+    QR_JCLASS_LOWER,
+    QR_JCLASS_TITLE,
+    QR_JCLASS_PRINTABLE,
+    QR_JCLASS_ASCII,
+    QR_JCLASS_IDENTIFIER
+} qr_jclass;
 bool qr_jtext_is(qr_str text, qr_jclass class);
 bool qr_jtext_printable(uint32_t codepoint);
 
