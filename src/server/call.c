@@ -290,8 +290,11 @@ static void call_fail(qr_call *call, const qr_event *event)
     mark_dirty(call);
 }
 
+/* Of the first prompt, the one that most requests have; the others' stand in the choices. */
 static void add_seed_header(qr_call *call)
 {
+    if (!call->prompts[0].seen)
+        return;
     qr_request_facts facts = qr_request_describe(call->prompts[0].request);
     qr_http_conn_add_header(call->conn, "X-Quire-Seed: %lld\r\n", (long long)facts.seed);
 }
@@ -311,8 +314,6 @@ static void stream_open(qr_call *call)
     add_seed_header(call);
     qr_http_conn_add_header(call->conn, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
     qr_http_stream_begin(call->conn, QR_SSE_CONTENT_TYPE);
-    piece_reserve(call);
-    call->format->open(call, &call->piece);
 }
 
 static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event)
@@ -320,6 +321,9 @@ static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event
     if (!call->opened)
         stream_open(call);
     piece_reserve(call);
+    if (!choice->opened)
+        call->format->open(call, choice, &call->piece);
+    choice->opened = true;
     bool tokens_asked = call->params.return_token_ids || call->params.sampling.logprobs >= 0;
     if (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked))
         call->format->chunk(call, choice, event, &call->piece);
@@ -397,6 +401,7 @@ static void call_event(const qr_event *event)
     qr_call *call = prompt->call;
     if (call->ended || call->choices_left == 0)
         return;
+    prompt->seen = true;
     if (event->finish == QR_FINISH_ERROR) {
         call_fail(call, event);
         return;

@@ -20,6 +20,7 @@ typedef struct qr_call_prompt {
     qr_call *call;
     qr_request *request;
     size_t index;
+    bool seen; /* an event came: its facts are valid */
 } qr_call_prompt;
 
 /* One sample of one prompt: a choice of the reply, prompt-major. */
@@ -27,6 +28,7 @@ typedef struct qr_choice {
     size_t index;
     qr_call_prompt *prompt;
     int32_t sample;
+    bool opened;        /* its first chunk is out */
     size_t tokens;      /* seen so far */
     size_t text_offset; /* characters before the next token, for completions' logprobs */
     qr_finish finish;
@@ -37,8 +39,8 @@ typedef struct qr_choice {
 typedef struct qr_call_format {
     const char *id_prefix;
     const char *whole_object, *chunk_object;
-    /* The first chunks of a stream: roles, echoes. */
-    void (*open)(qr_call *call, qr_buf *out);
+    /* The first chunk of a choice: role, echo. */
+    void (*open)(qr_call *call, qr_choice *choice, qr_buf *out);
     /* One event of one choice: new text and tokens. */
     void (*chunk)(qr_call *call, qr_choice *choice, const qr_event *event, qr_buf *out);
     void (*close)(qr_call *call, qr_choice *choice, qr_buf *out);

@@ -29,23 +29,21 @@ static void append_content_chunk(qr_call *call, size_t index, qr_str text, qr_bu
     qr_sse_chunk_end(call, out);
 }
 
-static void chat_open(qr_call *call, qr_buf *out)
+static void chat_open(qr_call *call, qr_choice *choice, qr_buf *out)
 {
     qr_str echo = echoed(call);
-    for (size_t i = 0; i < call->choice_count; i++) {
-        qr_sse_chunk_begin(call, i, out);
-        qr_buf_append_cstr(out, "\"delta\":{\"role\":");
-        qr_json_append_string(out, qr_str_of(call->server->options.response_role));
-        qr_buf_append_cstr(out, ",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null");
-        if (call->params.return_token_ids) {
-            qr_request_facts facts = qr_choice_facts(&call->choices[i]);
-            qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
-            qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);
-        }
-        qr_sse_chunk_end(call, out);
-        if (echo.len > 0)
-            append_content_chunk(call, i, echo, out);
+    qr_sse_chunk_begin(call, choice->index, out);
+    qr_buf_append_cstr(out, "\"delta\":{\"role\":");
+    qr_json_append_string(out, qr_str_of(call->server->options.response_role));
+    qr_buf_append_cstr(out, ",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null");
+    if (call->params.return_token_ids) {
+        qr_request_facts facts = qr_choice_facts(choice);
+        qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
+        qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);
     }
+    qr_sse_chunk_end(call, out);
+    if (echo.len > 0)
+        append_content_chunk(call, choice->index, echo, out);
 }
 
 static void chat_chunk(qr_call *call, qr_choice *choice, const qr_event *event, qr_buf *out)

@@ -686,12 +686,9 @@ static bool settle_logprobs(field_reader *reader)
     if (params->stream && sampling->prompt_logprobs >= 0)
         return qr_api_fail(reader->error, 400, NULL, "prompt_logprobs",
                            "prompt_logprobs: not served with stream: true");
-    if (params->kind == QR_API_COMPLETION && params->echo && sampling->logprobs >= 0 && !params->stream &&
+    if (params->kind == QR_API_COMPLETION && params->echo && sampling->logprobs >= 0 &&
         sampling->prompt_logprobs < 0)
-        sampling->prompt_logprobs = sampling->logprobs;
-    if (params->kind == QR_API_COMPLETION && params->echo && sampling->logprobs >= 0 && params->stream)
-        return qr_api_fail(reader->error, 400, "not_served", "logprobs",
-                           "logprobs: not served with both echo and stream");
+        sampling->prompt_logprobs = sampling->logprobs; /* echo shows them with the output's */
     return true;
 }
 

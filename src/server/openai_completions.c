@@ -10,26 +10,45 @@ static qr_logprob_style style_of(const qr_call *call)
 
 static qr_str text_of(const qr_buf *buf) { return buf->data != NULL ? qr_buf_str(buf) : qr_str_make("", 0); }
 
-static void completion_open(qr_call *call, qr_buf *out)
+/* The prompt's tokens, the first of them without a value. */
+static void add_prompt_logprobs(qr_logprob_lists *lists, const qr_request_facts *facts)
+{
+    for (size_t i = 0; i < facts->prompt_count; i++) {
+        const qr_logprob *row = facts->prompt_logprobs != NULL
+                                    ? facts->prompt_logprobs + i * facts->prompt_logprob_columns
+                                    : NULL;
+        qr_logprob_lists_add(lists, facts->prompt_ids[i], row, facts->prompt_logprob_columns);
+    }
+}
+
+static void completion_open(qr_call *call, qr_choice *choice, qr_buf *out)
 {
     if (!call->params.echo && !call->params.return_token_ids)
         return;
-    for (size_t i = 0; i < call->choice_count; i++) {
-        qr_buf text = {0};
-        if (call->params.echo)
-            qr_call_append_prompt_text(call, call->choices[i].prompt, &text);
-        qr_sse_chunk_begin(call, i, out);
-        qr_buf_append_cstr(out, "\"text\":");
-        qr_json_append_string(out, text_of(&text));
-        qr_buf_append_cstr(out, ",\"logprobs\":null,\"finish_reason\":null");
-        if (call->params.return_token_ids) {
-            qr_request_facts facts = qr_choice_facts(&call->choices[i]);
-            qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
-            qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);
-        }
-        qr_sse_chunk_end(call, out);
-        qr_buf_release(&text);
+    qr_request_facts facts = qr_choice_facts(choice);
+    qr_buf text = {0};
+    if (call->params.echo)
+        qr_call_append_prompt_text(call, choice->prompt, &text);
+    qr_sse_chunk_begin(call, choice->index, out);
+    qr_buf_append_cstr(out, "\"text\":");
+    qr_json_append_string(out, text_of(&text));
+    qr_buf_append_cstr(out, ",\"logprobs\":");
+    if (call->params.echo && call->params.sampling.logprobs >= 0) {
+        qr_logprob_lists lists;
+        qr_logprob_lists_init(&lists, style_of(call), 0);
+        add_prompt_logprobs(&lists, &facts);
+        choice->text_offset = lists.offset;
+        qr_logprob_lists_finish(&lists, out);
+    } else {
+        qr_buf_append_cstr(out, "null");
     }
+    qr_buf_append_cstr(out, ",\"finish_reason\":null");
+    if (call->params.return_token_ids) {
+        qr_buf_append_cstr(out, ",\"prompt_token_ids\":");
+        qr_call_append_ids(out, facts.prompt_ids, facts.prompt_count);
+    }
+    qr_sse_chunk_end(call, out);
+    qr_buf_release(&text);
 }
 
 static void append_stream_logprobs(qr_call *call, qr_choice *choice, const qr_event *event, qr_buf *out)
@@ -80,12 +99,7 @@ static void append_whole_logprobs(qr_call *call, qr_choice *choice, qr_sample_vi
     qr_logprob_lists_init(&lists, style_of(call), 0);
     if (call->params.echo) {
         qr_request_facts facts = qr_choice_facts(choice);
-        for (size_t i = 0; i < facts.prompt_count; i++) {
-            const qr_logprob *row = facts.prompt_logprobs != NULL
-                                        ? facts.prompt_logprobs + i * facts.prompt_logprob_columns
-                                        : NULL;
-            qr_logprob_lists_add(&lists, facts.prompt_ids[i], row, facts.prompt_logprob_columns);
-        }
+        add_prompt_logprobs(&lists, &facts);
     }
     for (size_t i = 0; i < view.token_count && view.logprobs != NULL; i++)
         qr_logprob_lists_add(&lists, view.token_ids[i], view.logprobs + i * view.logprob_columns,

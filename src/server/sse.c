@@ -68,7 +68,7 @@ void qr_usage_append(const qr_call *call, qr_buf *out)
 {
     size_t prompt = 0, cached = 0, completion = 0;
     for (size_t i = 0; i < call->prompt_count; i++) {
-        if (call->prompts[i].request == NULL)
+        if (!call->prompts[i].seen)
             continue;
         qr_request_facts facts = qr_request_describe(call->prompts[i].request);
         prompt += facts.prompt_count;

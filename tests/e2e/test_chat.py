@@ -183,6 +183,19 @@ def test_echo_and_logprobs_cover_the_prompt(client):
     assert scored.logprobs.token_logprobs == lists.token_logprobs[: len(scored.logprobs.tokens)]
 
 
+def test_an_echoed_stream_with_logprobs_is_the_whole_reply(client):
+    options = {"model": MODEL, "prompt": ["The quick brown fox", "One two"], "echo": True, "logprobs": 1, "temperature": 0, "max_tokens": 5}
+    choices = client.completions.create(**options).choices
+    joined = [{"text": "", "tokens": [], "token_logprobs": [], "text_offset": []} for _ in choices]
+    for chunk in client.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            joined[choice.index]["text"] += choice.text
+            for name in ("tokens", "token_logprobs", "text_offset") if choice.logprobs else ():
+                joined[choice.index][name] += getattr(choice.logprobs, name)
+    for choice, parts in zip(choices, joined):
+        assert parts == {"text": choice.text, **{name: getattr(choice.logprobs, name) for name in ("tokens", "token_logprobs", "text_offset")}}
+
+
 def test_returned_ids_are_the_text(server):
     body = {"prompt": "Water boils at", "max_tokens": 12, "temperature": 0, "return_token_ids": True}
     choice = server.post("/v1/completions", body).json()["choices"][0]

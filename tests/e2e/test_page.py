@@ -72,7 +72,7 @@ def test_settings_reach_the_request(page):
     page.key("s", "KeyS", alt=True)
     page.wait("document.getElementById('settings').open")
     for field, value in (("set-temperature", "0"), ("set-max_tokens", "5"), ("set-system", "Be brief.")):
-        page.js(f"document.getElementById('{field}').focus()")
+        page.js(f"document.getElementById('{field}').value = ''; document.getElementById('{field}').focus()")
         page.type(value)
     page.key("Escape")
     page.wait("!document.getElementById('settings').open")
