@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "backend/backend.h"
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/kv.h"
 #include "base/cpuid.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -89,8 +89,8 @@ static void world_open(world *w, const shape *s, const char *isa, int threads, u
 
 static void poison(world *w)
 {
-    cpu_kv *kv = (cpu_kv *)w->kv;
-    memset(kv->pages[1], 0xff, kv->page_bytes[1]); /* NaN in every type */
+    cpu_pages *pages = (cpu_pages *)w->kv;
+    memset(pages->memory, 0xff, pages->memory_bytes); /* NaN in every type */
 }
 
 static void world_close(world *w)

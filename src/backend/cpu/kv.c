@@ -5,7 +5,11 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-enum { STORE_ROWS = 16, STORE_COLS = 64 }; /* a slice that is converted at once, on the stack */
+enum {
+    STORE_ROWS = 16, /* a slice that is converted at once, on the stack */
+    STORE_COLS = 64,
+    RUN_TOKENS = 256
+};
 
 static const cpu_vector_kernels *kernels_of(const cpu_device *device, int32_t block_size)
 {
@@ -13,16 +17,26 @@ static const cpu_vector_kernels *kernels_of(const cpu_device *device, int32_t bl
     return block_size % device->vector->key_lanes == 0 ? device->vector : &cpu_vector_avx2;
 }
 
-static qr_status map_layers(cpu_pages *pages, qr_error *err)
+/* One mapping for all layers; the last run is rounded up, and its unused blocks are never touched. */
+static qr_status map_runs(cpu_pages *pages, qr_error *err)
 {
     qr_kv *kv = &pages->base.base;
+    while ((2 << pages->run_shift) * kv->block_size <= RUN_TOKENS)
+        pages->run_shift++;
+    size_t runs = ((size_t)kv->n_blocks + ((size_t)1 << pages->run_shift) - 1) >> pages->run_shift;
+    size_t block = qr_kv_block_bytes(kv->specs, kv->n_layers, kv->block_size, kv->dtype);
+    pages->run_bytes = block << pages->run_shift;
+    if (qr_size_mul(pages->run_bytes, runs, &pages->memory_bytes))
+        pages->memory = qr_pages_map(pages->memory_bytes, true);
+    if (pages->memory == NULL)
+        return qr_fail(err, QR_OUT_OF_MEMORY, "kv cache: %d blocks of %zu bytes: no memory", kv->n_blocks,
+                       block);
+    char *at = pages->memory;
     for (int i = 0; i < kv->n_layers; i++) {
-        size_t block = qr_kv_block_bytes(&kv->specs[i], 1, kv->block_size, kv->dtype);
-        if (qr_size_mul(block, (size_t)kv->n_blocks, &pages->base.page_bytes[i]))
-            pages->base.pages[i] = qr_pages_map(pages->base.page_bytes[i], true);
-        if (pages->base.pages[i] == NULL)
-            return qr_fail(err, QR_OUT_OF_MEMORY, "kv cache: layer %d: %d blocks of %zu bytes: no memory", i,
-                           kv->n_blocks, block);
+        pages->base.pages[i] = at;
+        pages->base.page_bytes[i] = qr_kv_block_bytes(&kv->specs[i], 1, kv->block_size, kv->dtype)
+                                    << pages->run_shift;
+        at += pages->base.page_bytes[i];
     }
     return QR_OK;
 }
@@ -53,7 +67,7 @@ qr_status cpu_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, 
     pages->base.page_bytes = qr_calloc((size_t)n_layers, sizeof(size_t));
     pages->kernels = kernels_of((cpu_device *)device, block_size);
     pages->item_bytes = qr_dtype_bytes(dtype);
-    qr_status status = map_layers(pages, err);
+    qr_status status = map_runs(pages, err);
     if (status != QR_OK) {
         cpu_kv_close(&pages->base.base);
         return status;
@@ -65,9 +79,8 @@ qr_status cpu_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, 
 void cpu_kv_close(qr_kv *kv)
 {
     cpu_pages *pages = (cpu_pages *)kv;
-    for (int i = 0; i < kv->n_layers; i++)
-        if (pages->base.pages[i] != NULL)
-            qr_pages_unmap(pages->base.pages[i], pages->base.page_bytes[i]);
+    if (pages->memory != NULL)
+        qr_pages_unmap(pages->memory, pages->memory_bytes);
     qr_free(pages->base.pages);
     qr_free(pages->base.page_bytes);
     qr_free((void *)kv->specs);
