@@ -10,7 +10,7 @@ const cpu_linear_kernels *cpu_linear_for(cpu_isa isa, bool bf16)
 {
     switch (isa) {
     case CPU_ISA_AVX512: return bf16 ? &cpu_linear_avx512_bf16 : &cpu_linear_avx512;
-    case CPU_ISA_AVX2:
+    case CPU_ISA_AVX2: return &cpu_linear_avx2;
     case CPU_ISA_GENERIC: break;
     }
     return &cpu_linear_generic;
