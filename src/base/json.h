@@ -69,7 +69,7 @@ const qr_json *qr_json_iter_value(void *iter);
 /* Building; containers own what is put in. */
 qr_json *qr_json_new_object(void);
 qr_json *qr_json_new_array(void);
-qr_json *qr_json_new_string(qr_str text); /* invalid UTF-8 becomes U+FFFD */
+qr_json *qr_json_new_string(qr_str text);     /* invalid UTF-8 becomes U+FFFD */
 qr_json *qr_json_new_raw_string(qr_str text); /* bytes as they are: for trees that are read, never written */
 qr_json *qr_json_new_int(int64_t value);
 qr_json *qr_json_new_real(double value);
