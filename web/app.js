@@ -248,7 +248,7 @@ function step(by) {
 /* ---- talking to the server ---- */
 
 function requestBody(chat) {
-  const messages = chat.messages.filter((m) => !m.error || m.content).map((m) => ({ role: m.role, content: m.content }));
+  const messages = chat.messages.filter((m) => m.content !== "").map((m) => ({ role: m.role, content: m.content }));
   if (settings.system) messages.unshift({ role: "system", content: settings.system });
   const body = { model: $("model").value, messages, stream: true, stream_options: { include_usage: true } };
   for (const row of NUMBERS) {

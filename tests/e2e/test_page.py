@@ -80,7 +80,7 @@ def test_settings_reach_the_request(page):
     page.wait("document.getElementById('stop').hidden", 60)
     body = page.js("JSON.parse(sent.filter(Boolean).pop())")
     assert body["temperature"] == 0 and body["max_tokens"] == 5
-    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert "length" in page.js("document.querySelector('.message.assistant .rate').textContent")
 
 
