@@ -9,6 +9,7 @@
 
 enum { LINEAR_MAX = 64, CHARACTERS = 0x10000 };
 #define NO_RANK  UINT32_MAX
+#define AFTER_PLAIN 0x80000000u /* in qr_bpe.characters: only where no ASCII character stands before */
 #define NO_PAIR  UINT64_MAX
 #define KEY_MASK ((UINT64_C(1) << 2 * QR_PAIR_ID_BITS) - 1)
 
@@ -110,14 +111,13 @@ static size_t merge_linear(const qr_bpe *bpe, uint32_t *ids, size_t count)
     for (size_t i = 0; i + 1 < count; i++)
         ranks[i] = pair_rank(bpe, ids[i], ids[i + 1]);
     while (count > 1) {
-        size_t best = 0;
-        uint32_t least = ranks[0];
-        for (size_t i = 1; i + 1 < count; i++) {
-            if (ranks[i] < least) {
-                least = ranks[i];
-                best = i;
-            }
+        uint64_t first = UINT64_MAX; /* rank, then place: a minimum without branches */
+        for (size_t i = 0; i + 1 < count; i++) {
+            uint64_t item = (uint64_t)ranks[i] << 32 | i;
+            first = item < first ? item : first;
         }
+        size_t best = (uint32_t)first;
+        uint32_t least = (uint32_t)(first >> 32);
         if (least == NO_RANK)
             break;
         ids[best] = (uint32_t)bpe->rank_ids.data[least];
@@ -245,7 +245,10 @@ static inline uint32_t sure_character(const qr_bpe *bpe, const uint8_t *word, si
         return 0;
     uint32_t c;
     qr_unicode_next(word + i, &c);
-    return bpe->characters[c];
+    uint32_t token = bpe->characters[c];
+    if ((token & AFTER_PLAIN) && i > 0 && word[i - 1] < 0x80)
+        return 0;
+    return token & ~AFTER_PLAIN;
 }
 
 /* Symbols of a word of bytes. A byte that the vocabulary lacks becomes the unknown token, or nothing. */
@@ -409,39 +412,57 @@ static qr_status find_byte_tokens(qr_tokenizer *tokenizer, qr_error *err)
     return QR_OK;
 }
 
-/* Least rank of a merge that has the symbol on its right, or on its left. */
+/* Least rank of a merge that could take a symbol at the edge of a character away: as_left with the symbol on the
+ * left of something that begins a character, as_right with it on the right of something that ends one, after_ascii
+ * of something that ends in ASCII (a space, mostly). */
 typedef struct outer_ranks {
-    uint32_t *as_left, *as_right;
+    uint32_t *as_left, *as_right, *after_ascii;
 } outer_ranks;
 
-/* Does [first, second] become one token whatever stands around it? It does when its own merge comes before any
- * that could take an outer symbol away. Returns the rank, or NO_RANK. */
-static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *reach, uint32_t first, uint32_t second)
+/* What [first, second] merges to before anything outside can take part, else NO_RANK; *plain: only if no ASCII
+ * stands before it. */
+static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *outer, uint32_t rank, uint32_t first, uint32_t last,
+                           bool *plain)
 {
-    uint32_t rank = pair_rank(bpe, first, second);
-    return rank < reach->as_right[first] && rank < reach->as_left[second] ? rank : NO_RANK;
+    if (rank == NO_RANK || rank >= outer->as_right[first] || rank >= outer->as_left[last])
+        return NO_RANK;
+    *plain = *plain || rank >= outer->after_ascii[first];
+    return (uint32_t)bpe->rank_ids.data[rank];
 }
 
-static uint32_t sure_token(const qr_bpe *bpe, const outer_ranks *reach, const uint8_t *text, size_t len)
+/* The token that these bytes become whatever stands around them, as qr_bpe.characters holds it; 0: not sure. */
+static uint32_t sure_token(const qr_bpe *bpe, const outer_ranks *outer, const uint8_t *text, size_t len)
 {
-    uint32_t ids[3];
+    uint32_t ids[3] = {0};
+    bool plain = false;
     for (size_t i = 0; i < len; i++) {
         if (bpe->bytes[text[i]] < 0)
             return 0;
         ids[i] = (uint32_t)bpe->bytes[text[i]];
     }
-    if (len == 2) {
-        uint32_t rank = sure_merge(bpe, reach, ids[0], ids[1]);
-        return rank != NO_RANK ? (uint32_t)bpe->rank_ids.data[rank] + 1 : 0;
+    if (len == 3) {
+        uint32_t front = pair_rank(bpe, ids[0], ids[1]), back = pair_rank(bpe, ids[1], ids[2]);
+        uint32_t merged = sure_merge(bpe, outer, QR_MIN(front, back), ids[0], ids[2], &plain);
+        if (merged == NO_RANK)
+            return 0;
+        ids[0] = front < back ? merged : ids[0];
+        ids[1] = front < back ? ids[2] : merged;
     }
-    uint32_t front = pair_rank(bpe, ids[0], ids[1]), back = pair_rank(bpe, ids[1], ids[2]);
-    uint32_t rank = front < back ? front : back;
-    if (rank == NO_RANK || rank >= reach->as_right[ids[0]] || rank >= reach->as_left[ids[2]])
-        return 0;
-    uint32_t first = front < back ? (uint32_t)bpe->rank_ids.data[rank] : ids[0];
-    uint32_t second = front < back ? ids[2] : (uint32_t)bpe->rank_ids.data[rank];
-    rank = sure_merge(bpe, reach, first, second);
-    return rank != NO_RANK ? (uint32_t)bpe->rank_ids.data[rank] + 1 : 0;
+    uint32_t token = sure_merge(bpe, outer, pair_rank(bpe, ids[0], ids[1]), ids[0], ids[1], &plain);
+    return token == NO_RANK ? 0 : (token + 1) | (plain ? AFTER_PLAIN : 0);
+}
+
+static bool begins_character(qr_str text) { return text.len > 0 && ((uint8_t)text.data[0] & 0xC0) != 0x80; }
+
+static bool ends_character(qr_str text)
+{
+    size_t tail = 0; /* continuation bytes at the end */
+    while (tail < text.len && ((uint8_t)text.data[text.len - 1 - tail] & 0xC0) == 0x80)
+        tail++;
+    if (tail == text.len)
+        return tail > 0 && tail < 4; /* the rest of a character that began before */
+    uint8_t lead = (uint8_t)text.data[text.len - 1 - tail];
+    return tail == (lead < 0x80 ? 0u : lead < 0xE0 ? 1u : lead < 0xF0 ? 2u : 3u);
 }
 
 /* Characters of two and three bytes whose token is sure: they enter the merging as one symbol. */
@@ -449,17 +470,22 @@ static void find_characters(qr_tokenizer *tokenizer)
 {
     qr_bpe *bpe = &tokenizer->bpe;
     size_t ids = tokenizer->flags.count;
-    outer_ranks reach = {qr_alloc((ids + 1) * sizeof(uint32_t)), qr_alloc((ids + 1) * sizeof(uint32_t))};
-    memset(reach.as_left, 0xFF, ids * sizeof(uint32_t));
-    memset(reach.as_right, 0xFF, ids * sizeof(uint32_t));
+    uint32_t *memory = qr_alloc((ids * 3 + 1) * sizeof(uint32_t));
+    outer_ranks outer = {memory, memory + ids, memory + ids * 2};
+    memset(memory, 0xFF, ids * 3 * sizeof(uint32_t));
     for (size_t i = 0; i <= bpe->pair_mask; i++) {
         uint64_t pair = bpe->pairs[i];
         if (pair == NO_PAIR)
             continue;
         uint32_t left = pair & (QR_BPE_ID_MAX - 1), right = pair >> QR_PAIR_ID_BITS & (QR_BPE_ID_MAX - 1);
         uint32_t rank = (uint32_t)(pair >> 2 * QR_PAIR_ID_BITS);
-        reach.as_left[left] = QR_MIN(reach.as_left[left], rank);
-        reach.as_right[right] = QR_MIN(reach.as_right[right], rank);
+        qr_str before = qr_token_table_text(&tokenizer->raw, (int32_t)left);
+        if (begins_character(qr_token_table_text(&tokenizer->raw, (int32_t)right)))
+            outer.as_left[left] = QR_MIN(outer.as_left[left], rank);
+        if (before.len > 0 && (uint8_t)before.data[before.len - 1] < 0x80)
+            outer.after_ascii[right] = QR_MIN(outer.after_ascii[right], rank);
+        else if (ends_character(before))
+            outer.as_right[right] = QR_MIN(outer.as_right[right], rank);
     }
     bpe->characters = qr_calloc(CHARACTERS, sizeof(*bpe->characters));
     for (uint32_t c = 0x80; c < CHARACTERS; c++) {
@@ -467,10 +493,9 @@ static void find_characters(qr_tokenizer *tokenizer)
         if (c >= 0xD800 && c < 0xE000)
             continue;
         size_t len = qr_utf8_encode(c, text);
-        bpe->characters[c] = sure_token(bpe, &reach, (const uint8_t *)text, len);
+        bpe->characters[c] = sure_token(bpe, &outer, (const uint8_t *)text, len);
     }
-    qr_free(reach.as_left);
-    qr_free(reach.as_right);
+    qr_free(memory);
 }
 
 qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err)

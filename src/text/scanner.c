@@ -316,13 +316,29 @@ const char *qr_scanner_expression(qr_scanner_kind kind)
 
 size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len)
 {
+    size_t end;
+    return qr_scanner_batch(kind, text, from, len, &end, 1) == 1 ? end : len;
+}
+
+/* One loop for each pattern, so that the compiler sees the scan inside it. */
+#define BATCH(scan)                      \
+    while (count < most && from < len) { \
+        from = (scan);                   \
+        ends[count++] = from;            \
+    }                                    \
+    break
+
+size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends, size_t most)
+{
+    size_t count = 0;
     switch (kind) {
-    case QR_SCAN_GPT2: return scan_gpt2(text, from, len);
-    case QR_SCAN_SMOLLM: return scan_smollm(text, from, len);
-    case QR_SCAN_CL100K_1: return scan_cl100k(text, from, len, 1);
-    case QR_SCAN_CL100K_3: return scan_cl100k(text, from, len, 3);
-    case QR_SCAN_O200K: return scan_o200k(text, from, len, true, 3);
-    case QR_SCAN_NEMO: return scan_o200k(text, from, len, false, 1);
-    default: return len;
+    case QR_SCAN_GPT2: BATCH(scan_gpt2(text, from, len));
+    case QR_SCAN_SMOLLM: BATCH(scan_smollm(text, from, len));
+    case QR_SCAN_CL100K_1: BATCH(scan_cl100k(text, from, len, 1));
+    case QR_SCAN_CL100K_3: BATCH(scan_cl100k(text, from, len, 3));
+    case QR_SCAN_O200K: BATCH(scan_o200k(text, from, len, true, 3));
+    case QR_SCAN_NEMO: BATCH(scan_o200k(text, from, len, false, 1));
+    case QR_SCAN_NONE: break;
     }
+    return count;
 }

@@ -7,11 +7,12 @@
 
 enum {
     SHORT_MAX = 16,           /* bytes of a word in the first cache */
-    SHORT_SETS = 1 << 16,     /* two slots each: 4 MiB, taken as they are touched */
+    SHORT_SLOTS_MIN = 1 << 12, /* slots of 32 bytes */
+    SHORT_SLOTS_MAX = 1 << 18,
+    WORD_BATCH = 64,
     LONG_SLOTS = 1 << 15,
     LONG_MAX = 512,           /* longer words are not worth keeping */
-    LONG_KEYS_MAX = 4 << 20,  /* bytes of keys; then that cache starts anew */
-    SHORT_BYTES = SHORT_SETS * 2 * (int)sizeof(qr_word_slot)
+    LONG_KEYS_MAX = 4 << 20   /* bytes of keys; then that cache starts anew */
 };
 
 qr_encoder *qr_encoder_new(const qr_tokenizer *tokenizer)
@@ -48,8 +49,7 @@ void qr_encoder_free(qr_encoder *encoder)
     QR_VEC_RELEASE(&encoder->long_ids);
     qr_buf_release(&encoder->long_keys);
     qr_match_data_free(encoder->match);
-    if (encoder->words != NULL)
-        qr_pages_unmap(encoder->words, SHORT_BYTES);
+    qr_free(encoder->words);
     qr_free(encoder->longs);
     qr_free(encoder);
 }
@@ -72,24 +72,6 @@ static qr_status model_word(qr_encoder *encoder, const uint8_t *word, size_t len
     case QR_MODEL_WORDLEVEL: qr_wordlevel_word(encoder, word, len, ids); return QR_OK;
     }
     return QR_OK;
-}
-
-/* A word of 1 to 16 bytes as two numbers that, with its length, say exactly which word it is. */
-static inline void word_key(const uint8_t *word, size_t len, uint64_t *low, uint64_t *high)
-{
-    if (len >= 8) {
-        memcpy(low, word, 8);
-        memcpy(high, word + len - 8, 8);
-    } else if (len >= 4) {
-        uint32_t a, b;
-        memcpy(&a, word, 4);
-        memcpy(&b, word + len - 4, 4);
-        *low = a;
-        *high = b;
-    } else {
-        *low = word[0] | (uint64_t)word[len / 2] << 8 | (uint64_t)word[len - 1] << 16;
-        *high = 0;
-    }
 }
 
 static bool long_find(qr_encoder *encoder, const uint8_t *word, size_t len, uint64_t hash, qr_ids *ids)
@@ -140,61 +122,139 @@ static qr_status long_word(qr_encoder *encoder, const uint8_t *word, size_t len,
     return status;
 }
 
-static qr_status short_miss(qr_encoder *encoder, const uint8_t *word, size_t len, qr_word_slot *set, uint64_t low,
-                            uint64_t high, qr_ids *ids, qr_error *err)
+typedef struct word_key {
+    uint64_t low, high, hash;
+    size_t len;
+} word_key;
+
+/* A word of 1 to 16 bytes as two numbers that, with its length, say exactly which word it is. */
+static inline word_key make_key(const uint8_t *word, size_t len)
+{
+    word_key key = {.len = len};
+    if (len >= 8) {
+        memcpy(&key.low, word, 8);
+        memcpy(&key.high, word + len - 8, 8);
+    } else if (len >= 4) {
+        uint32_t a, b;
+        memcpy(&a, word, 4);
+        memcpy(&b, word + len - 4, 4);
+        key.low = a;
+        key.high = b;
+    } else {
+        key.low = word[0] | (uint64_t)word[len / 2] << 8 | (uint64_t)word[len - 1] << 16;
+    }
+    unsigned __int128 product = (unsigned __int128)(key.low ^ UINT64_C(0x9E3779B97F4A7C15)) *
+                                (key.high ^ UINT64_C(0xE7037ED1A0B428DB) ^ len << 56);
+    key.hash = (uint64_t)product ^ (uint64_t)(product >> 64);
+    return key;
+}
+
+/* The slot that holds the word, or the empty one where it belongs. */
+static inline qr_word_slot *find_slot(const qr_encoder *encoder, const word_key *key)
+{
+    for (size_t at = key->hash & encoder->word_mask;; at = (at + 1) & encoder->word_mask) {
+        qr_word_slot *slot = &encoder->words[at];
+        if ((slot->low == key->low && slot->high == key->high && slot->len == key->len) || slot->len == 0)
+            return slot;
+    }
+}
+
+static uint64_t slot_hash(const qr_word_slot *slot)
+{
+    unsigned __int128 product = (unsigned __int128)(slot->low ^ UINT64_C(0x9E3779B97F4A7C15)) *
+                                (slot->high ^ UINT64_C(0xE7037ED1A0B428DB) ^ (uint64_t)slot->len << 56);
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* Makes room for one more word: twice the slots, or at the bound none of the old. */
+static void grow_words(qr_encoder *encoder)
+{
+    size_t old_slots = encoder->word_mask + 1;
+    if (old_slots == SHORT_SLOTS_MAX) {
+        memset(encoder->words, 0, old_slots * sizeof(*encoder->words));
+        encoder->word_count = 0;
+        return;
+    }
+    qr_word_slot *old = encoder->words;
+    encoder->words = qr_calloc(old_slots * 2, sizeof(*encoder->words));
+    encoder->word_mask = old_slots * 2 - 1;
+    for (size_t i = 0; i < old_slots; i++) {
+        if (old[i].len == 0)
+            continue;
+        size_t at = slot_hash(&old[i]) & encoder->word_mask;
+        while (encoder->words[at].len != 0)
+            at = (at + 1) & encoder->word_mask;
+        encoder->words[at] = old[i];
+    }
+    qr_free(old);
+}
+
+static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const uint8_t *word, const word_key *key,
+                                                      qr_ids *ids, qr_error *err)
 {
     size_t before = ids->count;
-    uint64_t hash = (low ^ high * 31) | 1;
-    if (len > 4 && long_find(encoder, word, len, hash, ids))
+    uint64_t hash = key->hash | 1;
+    if (key->len > 4 && long_find(encoder, word, key->len, hash, ids))
         return QR_OK;
-    qr_status status = model_word(encoder, word, len, ids, err);
+    qr_status status = model_word(encoder, word, key->len, ids, err);
     size_t count = ids->count - before;
-    if (status == QR_OK && count > 3 && len > 4)
-        long_keep(encoder, word, len, hash, ids->data + before, count);
-    if (status != QR_OK || count > 3 || set == NULL)
+    if (status != QR_OK)
         return status;
-    qr_word_slot slot = {.low = low, .high = high, .len = (uint8_t)len, .count = (uint8_t)count};
+    if (count > QR_COUNT_OF(((qr_word_slot *)0)->ids)) {
+        if (key->len > 4)
+            long_keep(encoder, word, key->len, hash, ids->data + before, count);
+        return QR_OK;
+    }
+    if (++encoder->word_count * 4 > (encoder->word_mask + 1) * 3)
+        grow_words(encoder);
+    qr_word_slot *slot = find_slot(encoder, key);
+    *slot = (qr_word_slot){.low = key->low, .high = key->high, .len = (uint8_t)key->len, .count = (uint8_t)count};
     for (size_t i = 0; i < count; i++)
-        slot.ids[i] = ids->data[before + i];
-    set[1] = set[0];
-    set[0] = slot;
+        slot->ids[i] = ids->data[before + i];
     return QR_OK;
 }
 
-static inline qr_status encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
+static inline qr_status short_word(qr_encoder *encoder, const uint8_t *word, const word_key *key, qr_ids *ids,
+                                   qr_error *err)
+{
+    const qr_word_slot *slot = find_slot(encoder, key);
+    if (slot->len == 0)
+        return short_miss(encoder, word, key, ids, err);
+    QR_VEC_RESERVE(ids, ids->count + 3);
+    memcpy(ids->data + ids->count, slot->ids, sizeof(slot->ids));
+    ids->count += slot->count;
+    return QR_OK;
+}
+
+static qr_status encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
 {
     if (len > SHORT_MAX)
         return long_word(encoder, word, len, ids, err);
-    uint64_t low, high;
-    word_key(word, len, &low, &high);
-    if (encoder->words == NULL)
-        return short_miss(encoder, word, len, NULL, low, high, ids, err);
-    unsigned __int128 product = (unsigned __int128)(low ^ UINT64_C(0x9E3779B97F4A7C15)) *
-                                (high ^ UINT64_C(0xE7037ED1A0B428DB) ^ len << 56);
-    size_t at = ((uint64_t)product ^ (uint64_t)(product >> 64)) % SHORT_SETS * 2;
-    qr_word_slot *set = &encoder->words[at];
-    for (int way = 0; way < 2; way++) {
-        const qr_word_slot *slot = &set[way];
-        if (slot->low != low || slot->high != high || slot->len != len)
-            continue;
-        QR_VEC_RESERVE(ids, ids->count + 3);
-        memcpy(ids->data + ids->count, slot->ids, sizeof(slot->ids));
-        ids->count += slot->count;
-        return QR_OK;
-    }
-    return short_miss(encoder, word, len, set, low, high, ids, err);
+    word_key key = make_key(word, len);
+    return short_word(encoder, word, &key, ids, err);
 }
 
 /* ---- Pieces ---- */
 
+/* Words come in batches: the places of a whole batch in the cache are asked for before the first is looked at. */
 static qr_status encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err)
 {
     qr_scanner_kind kind = encoder->tokenizer->fast_scanner;
+    size_t ends[WORD_BATCH], at = 0;
+    word_key keys[WORD_BATCH];
     qr_status status = QR_OK;
-    for (size_t at = 0; at < len && status == QR_OK;) {
-        size_t next = qr_scanner_next(kind, text, at, len);
-        status = encode_word(encoder, text + at, next - at, ids, err);
-        at = next;
+    while (at < len && status == QR_OK) {
+        size_t count = qr_scanner_batch(kind, text, at, len, ends, WORD_BATCH), begin = at;
+        for (size_t i = 0; i < count; begin = ends[i++]) {
+            keys[i].len = ends[i] - begin;
+            if (keys[i].len > SHORT_MAX)
+                continue;
+            keys[i] = make_key(text + begin, keys[i].len);
+            __builtin_prefetch(&encoder->words[keys[i].hash & encoder->word_mask]);
+        }
+        for (size_t i = 0; i < count && status == QR_OK; at = ends[i++])
+            status = keys[i].len > SHORT_MAX ? long_word(encoder, text + at, keys[i].len, ids, err)
+                                             : short_word(encoder, text + at, &keys[i], ids, err);
     }
     return status;
 }
@@ -339,8 +399,10 @@ static void clean_text(qr_str text, qr_buf *out)
 
 static qr_status encode_sequence(qr_encoder *encoder, qr_str text, bool parse_special, qr_ids *ids, qr_error *err)
 {
-    if (encoder->words == NULL)
-        encoder->words = qr_pages_map(SHORT_BYTES, false);
+    if (encoder->words == NULL) {
+        encoder->words = qr_calloc(SHORT_SLOTS_MIN, sizeof(*encoder->words));
+        encoder->word_mask = SHORT_SLOTS_MIN - 1;
+    }
     if (text.len > 0 && qr_utf8_validate(text.data, text.len) == text.len)
         return encode_stretch(encoder, text, false, parse_special, ids, err);
     clean_text(text, &encoder->clean);

@@ -94,6 +94,8 @@ qr_scanner_kind qr_scanner_of(qr_str expression);
 const char *qr_scanner_expression(qr_scanner_kind kind);
 /* End of the match at `from` (< len); every position has one. */
 size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len);
+/* The ends of up to `most` matches in a row from `from` on; returns how many. */
+size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends, size_t most);
 
 /* ---- Steps ---- */
 
@@ -386,7 +388,8 @@ struct qr_encoder {
     qr_match_data *match;
     qr_ids ids, second_ids;  /* of the sequences before the post-processor */
 
-    qr_word_slot *words;     /* byte mode: short words */
+    qr_word_slot *words;     /* ids of short words: open addressing, grown up to a bound, then begun anew */
+    size_t word_mask, word_count;
     qr_long_slot *longs;
     qr_buf long_keys;
     qr_ids long_ids;

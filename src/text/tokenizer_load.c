@@ -314,25 +314,38 @@ static qr_status flush_merges(model_reader *reader, merge_batch *batch)
     return QR_OK;
 }
 
-static void batch_part(const model_reader *reader, qr_buf *out, qr_str text)
+static bool batch_part(const model_reader *reader, qr_buf *out, qr_str text)
 {
-    size_t before = out->len;
-    if (reader->tokenizer->byte_mode && qr_byte_alphabet_decode(text, out))
-        return;
-    out->len = before;
+    if (reader->tokenizer->byte_mode)
+        return qr_byte_alphabet_decode(text, out);
     qr_buf_append_str(out, text);
+    return true;
+}
+
+/* In byte mode a part outside the byte alphabet can never be met: the merge only has to name known tokens. */
+static qr_status check_unused_merge(const model_reader *reader, qr_str left, qr_str right, uint32_t rank)
+{
+    const qr_tokenizer *tokenizer = reader->tokenizer;
+    if (qr_tokenizer_id_of(tokenizer, left) >= 0 && qr_tokenizer_id_of(tokenizer, right) >= 0)
+        return QR_OK;
+    return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: '%.*s' with '%.*s' (number %u): not in the vocabulary",
+                   tokenizer->name, (int)QR_MIN(left.len, 40u), left.data, (int)QR_MIN(right.len, 40u), right.data, rank);
 }
 
 static qr_status add_merge(model_reader *reader, merge_batch *batch, qr_str left, qr_str right, uint32_t rank)
 {
-    merge_entry *entry = &batch->entries[batch->count++];
+    merge_entry *entry = &batch->entries[batch->count];
     entry->offset = batch->text.len;
     entry->rank = rank;
-    batch_part(reader, &batch->text, left);
+    bool usable = batch_part(reader, &batch->text, left);
     entry->left_len = batch->text.len - entry->offset;
-    batch_part(reader, &batch->text, right);
+    usable = usable && batch_part(reader, &batch->text, right);
     entry->len = batch->text.len - entry->offset;
-    return batch->count == MERGE_BATCH ? flush_merges(reader, batch) : QR_OK;
+    if (!usable) {
+        batch->text.len = entry->offset;
+        return check_unused_merge(reader, left, right, rank);
+    }
+    return ++batch->count == MERGE_BATCH ? flush_merges(reader, batch) : QR_OK;
 }
 
 /* "left right" or ["left", "right"]. */

@@ -96,6 +96,34 @@ void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text)
         table_grow(table);
 }
 
+/* memcmp without the call for what most tokens are. */
+static inline bool same_bytes(const char *a, const char *b, size_t len)
+{
+    uint64_t x, y;
+    uint32_t u, v;
+    if (len > 16)
+        return memcmp(a, b, len) == 0;
+    if (len >= 8) {
+        memcpy(&x, a, 8);
+        memcpy(&y, b, 8);
+        if (x != y)
+            return false;
+        memcpy(&x, a + len - 8, 8);
+        memcpy(&y, b + len - 8, 8);
+        return x == y;
+    }
+    if (len >= 4) {
+        memcpy(&u, a, 4);
+        memcpy(&v, b, 4);
+        if (u != v)
+            return false;
+        memcpy(&u, a + len - 4, 4);
+        memcpy(&v, b + len - 4, 4);
+        return u == v;
+    }
+    return len == 0 || (a[0] == b[0] && a[len / 2] == b[len / 2] && a[len - 1] == b[len - 1]);
+}
+
 int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, const void *text, size_t len)
 {
     for (size_t at = hash & table->mask; table->slots[at] != 0; at = (at + 1) & table->mask) {
@@ -103,7 +131,7 @@ int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, c
             continue;
         int32_t id = (int32_t)(uint32_t)table->slots[at] - 1;
         qr_str known = qr_token_table_text(table, id);
-        if (known.len == len && memcmp(known.data, text, len) == 0)
+        if (known.len == len && same_bytes(known.data, text, len))
             return id;
     }
     return -1;
@@ -130,12 +158,13 @@ static const uint8_t moved_bytes[68] = {
 bool qr_byte_alphabet_decode(qr_str text, qr_buf *out)
 {
     const uint8_t *p = (const uint8_t *)text.data;
-    qr_buf_reserve(out, text.len);
+    qr_buf_reserve(out, text.len + 1);
+    uint8_t *to = (uint8_t *)out->data + out->len;
     for (size_t i = 0; i < text.len;) {
         if (p[i] < 0x80) {
             if (!is_printable(p[i]))
                 return false;
-            qr_buf_append_char(out, (char)p[i++]);
+            *to++ = p[i++];
             continue;
         }
         if (p[i] >= 0xE0 || i + 1 >= text.len)
@@ -143,12 +172,14 @@ bool qr_byte_alphabet_decode(qr_str text, qr_buf *out)
         uint32_t c = (p[i] & 0x1Fu) << 6 | (p[i + 1] & 0x3Fu);
         i += 2;
         if (c >= 0x100 && c < 0x100 + QR_COUNT_OF(moved_bytes))
-            qr_buf_append_char(out, (char)moved_bytes[c - 0x100]);
+            *to++ = moved_bytes[c - 0x100];
         else if (c < 0x100 && is_printable(c))
-            qr_buf_append_char(out, (char)c);
+            *to++ = (uint8_t)c;
         else
             return false;
     }
+    *to = '\0';
+    out->len = (size_t)((char *)to - out->data);
     return true;
 }
 
