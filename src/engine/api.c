@@ -219,7 +219,8 @@ static void name_request(qr_engine *e, qr_request *r)
     if (r->sampling.has_seed)
         r->seed = r->sampling.seed;
     else
-        r->seed = e->seed != 0 ? qr_hash_mix(e->seed ^ qr_hash_mix(r->arrival + 1)) : qr_rng_system();
+        /* 63 bits, so that a client can send it back as the int64 that `seed` is. */
+        r->seed = (e->seed != 0 ? qr_hash_mix(e->seed ^ qr_hash_mix(r->arrival + 1)) : qr_rng_system()) >> 1;
     if (r->id != NULL)
         return;
     char id[48];
