@@ -389,8 +389,9 @@ static void quantize(const float *x, int64_t cols, uint8_t *record)
         __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
         __m512 inverse = _mm512_set1_ps(top > 0 ? 127.0f / top : 0);
-        __m512i ql = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-        __m512i qh = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+        /* At least -127: what is not a number converts to INT_MIN, and the sums below would overflow. */
+        __m512i ql = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), _mm512_set1_epi32(-127));
+        __m512i qh = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)), _mm512_set1_epi32(-127));
         _mm_store_si128((__m128i *)(record + b * CPU_BLOCK), _mm512_cvtsepi32_epi8(ql));
         _mm_store_si128((__m128i *)(record + b * CPU_BLOCK + 16), _mm512_cvtsepi32_epi8(qh));
         int first = _mm512_reduce_add_epi32(ql), sum = first + _mm512_reduce_add_epi32(qh);
