@@ -153,7 +153,8 @@ SIMD_INLINE void value_columns(const cpu_attention_tile *t, int32_t from, int32_
 
 SIMD_INLINE void tile_rows(const cpu_attention_tile *t, const int rows, const qr_dtype dtype)
 {
-    const int wide = VF == 16 || rows <= 2 ? 4 : 2;
+    /* As many vectors side by side as registers hold with `rows` sums of each: of 32 with AVX-512, else 16. */
+    const int wide = VF == 16 || rows <= 2 ? 4 : rows <= 4 ? 3 : 2;
     int32_t from = SCORES, to = 0;
     for (int m = 0; m < rows; m++) {
         t->max[m] = CPU_ATTENTION_EMPTY;
@@ -168,13 +169,17 @@ SIMD_INLINE void tile_rows(const cpu_attention_tile *t, const int rows, const qr
     int32_t group0 = from / VF, group1 = (to + VF - 1) / VF, g = group0;
     for (; g + wide <= group1; g += wide)
         score_groups(t, g, rows, wide, dtype);
-    for (; g < group1; g++)
+    for (; g + 2 <= group1; g += 2)
+        score_groups(t, g, rows, 2, dtype);
+    if (g < group1)
         score_groups(t, g, rows, 1, dtype);
     for (int m = 0; m < rows; m++)
         softmax_row(t, m, group0, group1);
     int32_t col = 0;
     for (; col + wide * VF <= t->head_dim; col += wide * VF)
         value_columns(t, from, to, col, t->head_dim - col, rows, wide, dtype);
+    for (; col + 2 * VF <= t->head_dim; col += 2 * VF)
+        value_columns(t, from, to, col, t->head_dim - col, rows, 2, dtype);
     for (; col < t->head_dim; col += VF)
         value_columns(t, from, to, col, t->head_dim - col, rows, 1, dtype);
 }
