@@ -20,7 +20,6 @@ typedef enum field_type {
     FIELD_FLOAT,
     FIELD_STRING,  /* max: bytes */
     FIELD_ARRAY,   /* kept as JSON */
-    FIELD_OBJECT,  /* kept as JSON */
     FIELD_ANY,     /* kept as JSON */
     FIELD_SPECIAL, /* a function of its own */
     FIELD_ONLY,    /* known; only the values in `only` are served */
@@ -503,13 +502,41 @@ static const field_row field_rows[] = {
     ROW_ACCEPTED("session_id", BOTH),
 };
 
-size_t qr_api_field_count(void) { return QR_COUNT_OF(field_rows); }
-
-qr_api_field_doc qr_api_field_at(size_t index)
+static const char *type_name(const field_row *row)
 {
+    switch (row->type) {
+    case FIELD_BOOL: return "boolean";
+    case FIELD_INT32:
+    case FIELD_INT64: return "integer";
+    case FIELD_FLOAT: return "number";
+    case FIELD_STRING: return "string";
+    case FIELD_ARRAY: return "list";
+    case FIELD_ANY:
+    case FIELD_SPECIAL: return "as OpenAI's or vLLM's";
+    case FIELD_ONLY: return "not served yet";
+    case FIELD_ACCEPTED: return "accepted, without effect";
+    }
+    return "";
+}
+
+bool qr_api_field_row(size_t index, qr_buf *out)
+{
+    if (index >= QR_COUNT_OF(field_rows))
+        return false;
     const field_row *row = &field_rows[index];
-    return (qr_api_field_doc){
-        .name = row->name, .kinds = row->kinds, .served = row->type == FIELD_ONLY ? row->only : NULL};
+    const char *where = row->kinds == BOTH ? "both" : row->kinds == QR_API_CHAT ? "chat" : "completions";
+    qr_buf_printf(out, "| `%s` | %s | %s", row->name, where, type_name(row));
+    if (row->type == FIELD_INT32 || row->type == FIELD_INT64 || row->type == FIELD_FLOAT)
+        qr_buf_printf(out, " in %c%.10g, %.10g]", row->above_min ? '(' : '[', row->min, row->max);
+    else if (row->type == FIELD_STRING)
+        qr_buf_printf(out, " of %.0f to %.0f bytes", row->min, row->max);
+    for (const char *at = row->type == FIELD_ONLY ? row->only : ""; *at != '\0';) {
+        int len = (int)strcspn(at, "|");
+        qr_buf_printf(out, "%s `%.*s`", at == row->only ? "; only" : " or", len, at);
+        at += len + (at[len] == '|');
+    }
+    qr_buf_append_cstr(out, " |\n");
+    return true;
 }
 
 /* ---- Reading a body -------------------------------------------------------------------------------- */
@@ -536,8 +563,6 @@ static bool read_kept(field_reader *reader, const field_row *row, const qr_json 
 {
     if (row->type == FIELD_ARRAY && !qr_json_is(value, QR_JSON_ARRAY))
         return wrong_type(reader, row->name, "a list", value);
-    if (row->type == FIELD_OBJECT && !qr_json_is(value, QR_JSON_OBJECT))
-        return wrong_type(reader, row->name, "an object", value);
     *(const qr_json **)(void *)((char *)reader->params + row->offset) = value;
     return true;
 }
@@ -551,7 +576,6 @@ static bool read_field(field_reader *reader, const field_row *row, const qr_json
     case FIELD_FLOAT: return read_stored(reader, row, value);
     case FIELD_STRING: return read_string(reader, row, value);
     case FIELD_ARRAY:
-    case FIELD_OBJECT:
     case FIELD_ANY: return read_kept(reader, row, value);
     case FIELD_SPECIAL: return row->read(reader, row->name, value);
     case FIELD_ONLY:

@@ -64,13 +64,7 @@ void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs
 /* false with *error when kwargs name what a request must not set. */
 bool qr_api_check_kwargs(const qr_json *kwargs, qr_api_error *error);
 
-/* One row of the documentation; count by qr_api_field_count. served is NULL for a field that works. */
-typedef struct qr_api_field_doc {
-    const char *name;
-    unsigned kinds;
-    const char *served; /* "only false", ... or NULL */
-} qr_api_field_doc;
-size_t qr_api_field_count(void);
-qr_api_field_doc qr_api_field_at(size_t index);
+/* The fields as docs/http-api.md lists them: appends one Markdown row; false past the last. */
+bool qr_api_field_row(size_t index, qr_buf *out);
 
 #endif

@@ -6,7 +6,9 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "server/openai_common.h"
 #include "server_rig.h"
 
 static rig shared_rig;
@@ -641,6 +643,19 @@ static void metrics_are_prometheus_text(void **state)
     (void)state;
 }
 
+static void the_documentation_lists_every_field_as_it_is_read(void **state)
+{
+    qr_buf page = {0}, row = {0};
+    assert_int_equal(qr_file_read(QR_TESTS_DIR "/../docs/http-api.md", 1 << 20, &page, NULL), QR_OK);
+    for (size_t i = 0; qr_api_field_row(i, &row); i++) {
+        has(page.data, row.data);
+        qr_buf_clear(&row);
+    }
+    qr_buf_release(&page);
+    qr_buf_release(&row);
+    (void)state;
+}
+
 static char seen_log[8192];
 
 static void keep_log(void *user, qr_log_level level, const char *line)
@@ -704,6 +719,7 @@ int main(void)
         cmocka_unit_test(health_follows_the_engine_not_the_socket),
         cmocka_unit_test(health_generate_says_503_when_no_token_comes),
         cmocka_unit_test(metrics_are_prometheus_text),
+        cmocka_unit_test(the_documentation_lists_every_field_as_it_is_read),
         cmocka_unit_test(the_log_has_vllms_throughput_line_and_unknown_fields),
         cmocka_unit_test(the_request_id_comes_back_unless_it_could_do_harm),
     };
