@@ -12,8 +12,10 @@
 #include "server/sse.h"
 
 #define EVENTS_PER_POLL    256
-#define LONG_BODY_BYTES    ((size_t)64 << 10) /* read by the worker: some 0.5 ms here */
-#define LONG_REPLY_ENTRIES ((size_t)2000)     /* written by the worker: some 1 ms here */
+/* What the worker takes over, so that one request holds up the streams for less than 1 ms. Measured on Zen 5 with other
+ * work on the machine: 64 KiB of text are read in 0.67 ms, 64 KiB of token ids in 1.67; 2,000 entries are written in 1.27. */
+#define LONG_BODY_BYTES    ((size_t)32 << 10)
+#define LONG_REPLY_ENTRIES ((size_t)1000)
 
 /* ---- Life ------------------------------------------------------------------------------------------ */
 
