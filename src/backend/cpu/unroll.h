@@ -13,6 +13,10 @@
 #define CPU_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* The vector as it is now: integer sums may be taken in any order, and the compiler would make trees of our chains that
+ * want more registers than there are. */
+#define CPU_KEEP(vector) __asm__("" : "+x"(vector))
+
 /* for (i = 0; i < count; i++), unrolled; count is a constant after inlining. */
 #define CPU_EACH(i, count) CPU_UNROLL for (int i = 0; i < (count); i++)
 
