@@ -353,13 +353,14 @@ static qr_status read_merge(model_reader *reader, qr_json_scan *scan, merge_batc
 {
     qr_str left, right;
     if (qr_json_scan_peek(scan) == '[') {
-        if (!qr_json_scan_array(scan) || !qr_json_scan_item(scan) || !read_string(scan, &reader->left, &left) ||
-            !qr_json_scan_item(scan) || !read_string(scan, &reader->right, &right))
-            return QR_OK; /* the scanner has the error */
-        if (qr_json_scan_item(scan))
-            return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: number %u has more than two parts",
+        bool pair = qr_json_scan_array(scan) && qr_json_scan_item(scan) && read_string(scan, &reader->left, &left) &&
+                    qr_json_scan_item(scan) && read_string(scan, &reader->right, &right) && !qr_json_scan_item(scan);
+        if (scan->failed)
+            return QR_OK; /* the caller says what */
+        if (!pair)
+            return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: number %u is not two parts",
                            reader->tokenizer->name, rank);
-        return scan->failed ? QR_OK : add_merge(reader, batch, left, right, rank);
+        return add_merge(reader, batch, left, right, rank);
     }
     if (!read_string(scan, &reader->left, &left))
         return QR_OK;
