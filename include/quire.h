@@ -398,6 +398,65 @@ QR_API void qr_metrics_free(qr_metric *metrics);
 /* Forgets all cached prefixes that no running request holds. Any thread; takes effect at the next step. */
 QR_API void qr_engine_reset_prefix_cache(qr_engine *engine);
 
+/* ---- Output parser --------------------------------------------------------------------------------- */
+
+/* Splits generated text into reasoning, content and tool calls, as it comes. What comes out does not depend on
+ * how the text was cut into pushes. Arguments are passed on as JSON text and never evaluated. Feed text that
+ * keeps special tokens (skip_special_tokens false) for mistral, harmony and llama3_json, whose marks are such
+ * tokens. */
+typedef struct qr_output_parser qr_output_parser; /* one owner */
+
+typedef struct qr_output_parser_options {
+    size_t size;
+    /* How reasoning is marked: "none" (default); "think": <think>...</think> at the start of the text. Newlines
+     * next to the marks, and white space between </think> and the content, belong to neither. */
+    const char *reasoning;
+    /* How tool calls are marked: "none" (default), "hermes" (<tool_call>{json}</tool_call>: Hermes, Qwen),
+     * "llama3_json" ({"name", "parameters"}, also after <|python_tag|>, separated by ;), "pythonic" ([f(a=1)]),
+     * "mistral" ([TOOL_CALLS] with a list, or name{json}), "harmony" (channels; reasoning too).
+     * "auto": what chat_template uses (reasoning "auto" likewise). */
+    const char *tools;
+    const char *chat_template; /* for "auto"; may be NULL */
+    const char *tool_choice;   /* "auto" (default), "none" (calls stay content), "required", "named" */
+    const char *tool_name;     /* of "named" */
+    bool constrained; /* the output was forced: "required": a JSON list of {"name", "parameters"}; "named": the
+                       * arguments of tool_name alone */
+    bool reasoning_open;             /* the prompt ends inside <think> (see qr_output_parser_prompt_opens) */
+    const char *const *tool_names;   /* llama3_json and pythonic, which have no mark of their own, take only these */
+    size_t tool_name_count;          /* for calls; 0: any name */
+    size_t memory_bytes_max;         /* of text held back; 0: 1 MiB */
+} qr_output_parser_options;
+QR_API void qr_output_parser_options_init(qr_output_parser_options *options);
+/* Copies what it needs. Errors: QR_INVALID_ARGUMENT (an unknown style). */
+QR_API qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_output_parser **out, qr_error *err);
+QR_API void qr_output_parser_free(qr_output_parser *parser);
+/* Whether a prompt leaves a <think> block open for the answer to go on in. Any thread. */
+QR_API bool qr_output_parser_prompt_opens(const char *prompt, size_t bytes);
+
+typedef enum qr_output_kind {
+    QR_OUTPUT_CONTENT,
+    QR_OUTPUT_REASONING,
+    QR_OUTPUT_TOOL_BEGIN,     /* text: the function's name */
+    QR_OUTPUT_TOOL_ARGUMENTS, /* text: the next piece of the arguments' JSON */
+    QR_OUTPUT_TOOL_END        /* text: empty */
+} qr_output_kind;
+
+typedef struct qr_output_delta {
+    qr_output_kind kind;
+    int32_t tool_index; /* 0, 1, ... of the three TOOL kinds; else -1 */
+    const char *text;   /* not NUL-terminated */
+    size_t bytes;
+} qr_output_delta;
+
+/* Takes the next text (whole UTF-8 characters). *deltas (borrowed until the next call) holds *count pieces; text
+ * that may still become a mark is held back. Errors: QR_LIMIT_EXCEEDED, after which only free is allowed. */
+QR_API qr_status qr_output_parser_push(qr_output_parser *parser, const char *text, size_t bytes,
+                                       const qr_output_delta **deltas, size_t *count, qr_error *err);
+/* The end of the text: what was held back comes out; a call that was cut ends as far as it got. */
+QR_API qr_status qr_output_parser_finish(qr_output_parser *parser, const qr_output_delta **deltas, size_t *count,
+                                         qr_error *err);
+QR_API int32_t qr_output_parser_tool_count(const qr_output_parser *parser); /* calls begun so far */
+
 /* ---- Hub, limits ----------------------------------------------------------------------------------- */
 
 typedef struct qr_hub_options {
