@@ -427,6 +427,56 @@ static void connections_are_capped_by_address_and_in_all(void **state)
     (void)state;
 }
 
+static void connections_in_all_are_capped_too(void **state)
+{
+    rig r;
+    qr_server_options options;
+    rig_options(&options);
+    options.connections_max = 2;
+    rig_start(&r, &options);
+    int first = rig_connect(&r), second = rig_connect(&r);
+    nanosleep(&(struct timespec){0, 50000000}, NULL);
+    char *reply = rig_request(&r, "GET", "/health", "", NULL);
+    assert_int_equal(rig_status(reply), 503);
+    assert_non_null(strstr(reply, "Retry-After: "));
+    free(reply);
+    close(first);
+    close(second);
+    rig_stop(&r);
+    (void)state;
+}
+
+static void bodies_in_all_have_a_budget_that_is_given_back(void **state)
+{
+    rig r;
+    qr_server_options options;
+    rig_options(&options);
+    options.body_bytes_total_max = 5000;
+    rig_start(&r, &options);
+    static const char head[] =
+        "POST /tokenize HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        "Content-Length: 4000\r\n\r\n";
+    char *part = calloc(1, 3001);
+    memset(part, ' ', 3000);
+    int held = rig_connect(&r);
+    rig_send(held, head, strlen(head));
+    rig_send(held, part, 3000);
+    nanosleep(&(struct timespec){0, 50000000}, NULL);
+    expect_status(&r, head, 503);
+    close(held); /* a body that never came whole gives its bytes back, too */
+    nanosleep(&(struct timespec){0, 50000000}, NULL);
+    for (int i = 0; i < 3; i++) { /* and so does one that was served */
+        qr_buf text = {0};
+        qr_buf_append_cstr(&text, head);
+        qr_buf_printf(&text, "{\"prompt\":\"ab\"%*s}", 4000 - 15, "");
+        expect_status(&r, text.data, 200);
+        qr_buf_release(&text);
+    }
+    free(part);
+    rig_stop(&r);
+    (void)state;
+}
+
 static void stop_lets_a_stream_finish_and_refuses_new_clients(void **state)
 {
     rig r;
@@ -569,6 +619,8 @@ int main(void)
         cmocka_unit_test(bytes_that_arrive_during_a_reply_wait_and_do_not_grow_the_server),
         cmocka_unit_test(a_reader_that_stalls_is_given_up),
         cmocka_unit_test(connections_are_capped_by_address_and_in_all),
+        cmocka_unit_test(connections_in_all_are_capped_too),
+        cmocka_unit_test(bodies_in_all_have_a_budget_that_is_given_back),
         cmocka_unit_test(stop_lets_a_stream_finish_and_refuses_new_clients),
         cmocka_unit_test(what_outlasts_the_drain_is_cancelled),
         cmocka_unit_test(cors_is_off_unless_an_origin_is_allowed),
