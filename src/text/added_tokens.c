@@ -49,7 +49,8 @@ static void order_specials(qr_tokenizer *tokenizer)
     tokenizer->special_order.count = 0;
     for (size_t i = 0; i < tokenizer->added.count; i++)
         if (tokenizer->added.data[i].special)
-            longest = QR_MAX(longest, qr_token_table_text(&tokenizer->spelled, tokenizer->added.data[i].id).len);
+            longest =
+                QR_MAX(longest, qr_token_table_text(&tokenizer->spelled, tokenizer->added.data[i].id).len);
     size_t *start = qr_calloc(longest + 2, sizeof(*start)), count = 0;
     for (size_t i = 0; i < tokenizer->added.count; i++)
         if (tokenizer->added.data[i].special) {
@@ -62,7 +63,8 @@ static void order_specials(qr_tokenizer *tokenizer)
     for (size_t i = 0; i < tokenizer->added.count; i++) {
         int32_t id = tokenizer->added.data[i].id;
         if (tokenizer->added.data[i].special)
-            tokenizer->special_order.data[start[longest - qr_token_table_text(&tokenizer->spelled, id).len]++] = id;
+            tokenizer->special_order
+                .data[start[longest - qr_token_table_text(&tokenizer->spelled, id).len]++] = id;
     }
     tokenizer->special_order.count = count;
     qr_free(start);
@@ -105,7 +107,8 @@ void qr_added_release(qr_tokenizer *tokenizer)
 }
 
 /* First spelling in [low, high) whose byte at `depth` is >= byte; spellings that end before come first. */
-static size_t lower_bound(const qr_added_spelling *items, size_t low, size_t high, size_t depth, unsigned byte)
+static size_t lower_bound(const qr_added_spelling *items, size_t low, size_t high, size_t depth,
+                          unsigned byte)
 {
     while (low < high) {
         size_t middle = (low + high) / 2;
@@ -177,7 +180,8 @@ static size_t next_candidate(const qr_added_set *set, qr_str text, size_t at)
         const char *found = memchr(text.data + at, set->first_byte, text.len - at);
         return found != NULL ? (size_t)(found - text.data) : text.len;
     }
-    while (at < text.len && set->first_begin[(uint8_t)text.data[at]] == set->first_begin[(uint8_t)text.data[at] + 1])
+    while (at < text.len &&
+           set->first_begin[(uint8_t)text.data[at]] == set->first_begin[(uint8_t)text.data[at] + 1])
         at++;
     return at;
 }
@@ -199,8 +203,9 @@ bool qr_added_next(const qr_tokenizer *tokenizer, const qr_added_set *set, qr_st
         at = end;
         if (token->special && !parse_special)
             continue;
-        if (token->single_word && ((begin > 0 && is_word_at(text, qr_unicode_before((const uint8_t *)text.data, begin))) ||
-                                   (end < text.len && is_word_at(text, end))))
+        if (token->single_word &&
+            ((begin > 0 && is_word_at(text, qr_unicode_before((const uint8_t *)text.data, begin))) ||
+             (end < text.len && is_word_at(text, end))))
             continue;
         if (token->lstrip)
             begin = QR_MAX(spaces_before(text, begin), floor);

@@ -8,12 +8,15 @@
 #include "text/tokenizer_impl.h"
 
 enum { LINEAR_MAX = 64, CHARACTERS = 0x10000 };
-#define NO_RANK  UINT32_MAX
+#define NO_RANK     UINT32_MAX
 #define AFTER_PLAIN 0x80000000u /* in qr_bpe.characters: only where no ASCII character stands before */
-#define NO_PAIR  UINT64_MAX
-#define KEY_MASK ((UINT64_C(1) << 2 * QR_PAIR_ID_BITS) - 1)
+#define NO_PAIR     UINT64_MAX
+#define KEY_MASK    ((UINT64_C(1) << 2 * QR_PAIR_ID_BITS) - 1)
 
-static inline uint64_t pair_key(uint32_t left, uint32_t right) { return left | (uint64_t)right << QR_PAIR_ID_BITS; }
+static inline uint64_t pair_key(uint32_t left, uint32_t right)
+{
+    return left | (uint64_t)right << QR_PAIR_ID_BITS;
+}
 
 static inline uint64_t key_hash(uint64_t key)
 {
@@ -78,7 +81,8 @@ void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint3
     while (bpe->pairs[at] != NO_PAIR && (bpe->pairs[at] & KEY_MASK) != key)
         at = (at + 1) & bpe->pair_mask;
     bool fresh = bpe->pairs[at] == NO_PAIR;
-    bpe->pairs[at] = key | (uint64_t)rank << 2 * QR_PAIR_ID_BITS; /* of a merge given twice the later counts */
+    bpe->pairs[at] = key | (uint64_t)rank
+                               << 2 * QR_PAIR_ID_BITS; /* of a merge given twice the later counts */
     while (bpe->rank_ids.count <= rank)
         QR_VEC_PUSH(&bpe->rank_ids, -1);
     bpe->rank_ids.data[rank] = (int32_t)id;
@@ -180,7 +184,8 @@ static void heap_fill(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t count)
     QR_VEC_RESERVE(&scratch->ranks, count);
     scratch->heap.count = 0;
     for (size_t i = 0; i < count; i++) {
-        uint32_t rank = i + 1 < count ? pair_rank(bpe, scratch->ids.data[i], scratch->ids.data[i + 1]) : NO_RANK;
+        uint32_t rank =
+            i + 1 < count ? pair_rank(bpe, scratch->ids.data[i], scratch->ids.data[i + 1]) : NO_RANK;
         scratch->next.data[i] = i + 1 < count ? (uint32_t)i + 1 : UINT32_MAX;
         scratch->previous.data[i] = (uint32_t)i - 1;
         scratch->ranks.data[i] = rank;
@@ -227,7 +232,8 @@ static void append_merged(qr_encoder *encoder, size_t count, qr_ids *ids)
     const qr_bpe *bpe = &encoder->tokenizer->bpe;
     uint32_t *symbols = encoder->bpe.ids.data;
     if (count > 1)
-        count = count <= LINEAR_MAX ? merge_linear(bpe, symbols, count) : merge_heap(bpe, &encoder->bpe, count);
+        count =
+            count <= LINEAR_MAX ? merge_linear(bpe, symbols, count) : merge_heap(bpe, &encoder->bpe, count);
     QR_VEC_RESERVE(ids, ids->count + count);
     for (size_t i = 0; i < count; i++)
         ids->data[ids->count++] = (int32_t)symbols[i];
@@ -236,7 +242,8 @@ static void append_merged(qr_encoder *encoder, size_t count, qr_ids *ids)
 /* ---- Byte mode ---- */
 
 /* The token that the character at word[i] is sure to become, or 0; *width: its length. */
-static inline uint32_t sure_character(const qr_bpe *bpe, const uint8_t *word, size_t len, size_t i, size_t *width)
+static inline uint32_t sure_character(const qr_bpe *bpe, const uint8_t *word, size_t len, size_t i,
+                                      size_t *width)
 {
     if (word[i] < 0xC2 || word[i] >= 0xF0)
         return 0;
@@ -257,7 +264,8 @@ static size_t byte_symbols(const qr_bpe *bpe, const uint8_t *word, size_t len, u
     size_t count = 0, width;
     bool unknown = false;
     for (size_t i = 0; i < len; i++) {
-        uint32_t whole = word[i] >= 0x80 && bpe->characters != NULL ? sure_character(bpe, word, len, i, &width) : 0;
+        uint32_t whole =
+            word[i] >= 0x80 && bpe->characters != NULL ? sure_character(bpe, word, len, i, &width) : 0;
         if (whole != 0) {
             out[count++] = whole - 1;
             unknown = false;
@@ -408,7 +416,8 @@ static qr_status find_byte_tokens(qr_tokenizer *tokenizer, qr_error *err)
     }
     qr_buf_release(&key);
     if (tokenizer->byte_mode && bpe->prefix != NULL)
-        return qr_fail(err, QR_UNSUPPORTED, "%s: model: continuing_subword_prefix with ByteLevel", tokenizer->name);
+        return qr_fail(err, QR_UNSUPPORTED, "%s: model: continuing_subword_prefix with ByteLevel",
+                       tokenizer->name);
     return QR_OK;
 }
 
@@ -421,8 +430,8 @@ typedef struct outer_ranks {
 
 /* What [first, second] merges to before anything outside can take part, else NO_RANK; *plain: only if no ASCII
  * stands before it. */
-static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *outer, uint32_t rank, uint32_t first, uint32_t last,
-                           bool *plain)
+static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *outer, uint32_t rank, uint32_t first,
+                           uint32_t last, bool *plain)
 {
     if (rank == NO_RANK || rank >= outer->as_right[first] || rank >= outer->as_left[last])
         return NO_RANK;

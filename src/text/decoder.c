@@ -45,9 +45,11 @@ static void append_replaced(qr_str text, qr_str needle, qr_str with, qr_buf *out
 /* The reference's clean-up of English punctuation. */
 void qr_decode_cleanup(qr_str text, qr_buf *out)
 {
-    static const struct { const char *from, *to; } rows[] = {
-        {" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"},
-        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    static const struct {
+        const char *from, *to;
+    } rows[] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+                {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+                {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     qr_buf a = {0}, b = {0};
     qr_buf_append_str(&a, text);
     for (size_t i = 0; i < QR_COUNT_OF(rows); i++) {
@@ -84,7 +86,9 @@ int qr_decode_byte_of(qr_str token)
         return -1;
     for (int i = 3; i < 5; i++) {
         char c = token.data[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        int digit = c >= '0' && c <= '9'                 ? c - '0'
+                    : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                         : -1;
         if (digit < 0)
             return -1;
         value = value * 16 + digit;
@@ -153,12 +157,14 @@ static qr_str strip_token(const qr_decoder_step *step, qr_str token)
     return token;
 }
 
-static qr_status replace_token(const qr_decoder_step *step, qr_match_data *match, qr_str token, qr_buf *out, qr_error *err)
+static qr_status replace_token(const qr_decoder_step *step, qr_match_data *match, qr_str token, qr_buf *out,
+                               qr_error *err)
 {
     size_t at = 0, search = 0, begin, end;
     int found;
     if (step->pattern == NULL) {
-        append_replaced(token, qr_str_make(step->needle, step->needle_len), qr_str_make(step->text, step->text_len), out);
+        append_replaced(token, qr_str_make(step->needle, step->needle_len),
+                        qr_str_make(step->text, step->text_len), out);
         return QR_OK;
     }
     qr_pattern_subject(step->pattern, match, token);
@@ -196,7 +202,8 @@ void qr_decode_wordpiece(const qr_decoder_step *step, qr_str token, bool first, 
 /* One token of Metaspace: the first loses its marks. */
 void qr_decode_metaspace(const qr_decoder_step *step, qr_str token, bool first, qr_buf *out)
 {
-    append_replaced(token, qr_str_make(step->text, step->text_len), first && step->prefix ? QR_STR("") : QR_STR(" "), out);
+    append_replaced(token, qr_str_make(step->text, step->text_len),
+                    first && step->prefix ? QR_STR("") : QR_STR(" "), out);
 }
 
 static void step_ctc(const qr_decoder_step *step, const pieces *in, pieces *out)
@@ -211,7 +218,8 @@ static void step_ctc(const qr_decoder_step *step, const pieces *in, pieces *out)
             qr_buf_clear(&clean);
             qr_decode_cleanup(qr_buf_str(&text), &clean);
             qr_buf_clear(&text);
-            append_replaced(qr_buf_str(&clean), qr_str_make(step->needle, step->needle_len), QR_STR(" "), &text);
+            append_replaced(qr_buf_str(&clean), qr_str_make(step->needle, step->needle_len), QR_STR(" "),
+                            &text);
         }
         if (text.len > 0) {
             qr_buf_append_str(&out->text, qr_buf_str(&text));

@@ -25,8 +25,8 @@ static void put_replacement(sink *to) { put(to, "\xEF\xBF\xBD", 3); }
 
 void qr_detokenizer_init(qr_detokenizer *detokenizer, const qr_tokenizer *tokenizer, bool skip_special)
 {
-    *detokenizer = (qr_detokenizer){.tokenizer = tokenizer, .skip_special = skip_special,
-                                    .strip_left = tokenizer->stream_strip_count};
+    *detokenizer = (qr_detokenizer){
+        .tokenizer = tokenizer, .skip_special = skip_special, .strip_left = tokenizer->stream_strip_count};
 }
 
 /* Text at the beginning loses up to strip_left marks (a space). */
@@ -101,7 +101,9 @@ static void put_unmarked(const qr_decoder_step *step, qr_str token, sink *to)
 static void push_piece(qr_detokenizer *d, sink *to, int32_t id)
 {
     const qr_tokenizer *tokenizer = d->tokenizer;
-    int byte = tokenizer->stream_byte_fallback ? qr_decode_byte_of(qr_token_table_text(&tokenizer->spelled, id)) : -1;
+    int byte = tokenizer->stream_byte_fallback
+                   ? qr_decode_byte_of(qr_token_table_text(&tokenizer->spelled, id))
+                   : -1;
     if (byte >= 0) {
         uint8_t one = (uint8_t)byte;
         push_bytes(d, to, &one, 1, true);

@@ -4,8 +4,8 @@
 static bool is_chinese(uint32_t c)
 {
     return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
-           (c >= 0x2A700 && c <= 0x2B73F) || (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
-           (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
+           (c >= 0x2A700 && c <= 0x2B73F) || (c >= 0x2B740 && c <= 0x2B81F) ||
+           (c >= 0x2B920 && c <= 0x2CEAF) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
 /* Appends text without the characters that have `flag`. */
@@ -98,8 +98,8 @@ static void replace_string(const qr_normalizer_step *step, qr_str text, qr_buf *
     qr_buf_append(out, text.data + at, text.len - at);
 }
 
-static qr_status replace_pattern(const qr_normalizer_step *step, qr_encoder *encoder, qr_str text, qr_buf *out,
-                                 qr_error *err)
+static qr_status replace_pattern(const qr_normalizer_step *step, qr_encoder *encoder, qr_str text,
+                                 qr_buf *out, qr_error *err)
 {
     size_t at = 0, begin, end;
     int found;
@@ -119,7 +119,8 @@ static qr_status replace_pattern(const qr_normalizer_step *step, qr_encoder *enc
         }
     }
     if (found < 0)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "normalizer: the expression needs too many steps on this text");
+        return qr_fail(err, QR_LIMIT_EXCEEDED,
+                       "normalizer: the expression needs too many steps on this text");
     qr_buf_append(out, text.data + at, text.len - at);
     return QR_OK;
 }
@@ -130,9 +131,11 @@ static void normalize_nmt(qr_str text, qr_buf *out)
     for (size_t i = 0; i < text.len;) {
         uint32_t c;
         size_t len = qr_unicode_next(bytes + i, &c);
-        bool gone = (c >= 1 && c <= 8) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F;
-        bool space = c == 9 || c == 0x0A || c == 0x0C || c == 0x0D || c == 0x1680 || (c >= 0x200B && c <= 0x200F) ||
-                     c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD;
+        bool gone = (c >= 1 && c <= 8) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F || c == 0x8F ||
+                    c == 0x9F;
+        bool space = c == 9 || c == 0x0A || c == 0x0C || c == 0x0D || c == 0x1680 ||
+                     (c >= 0x200B && c <= 0x200F) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
+                     c == 0xFEFF || c == 0xFFFD;
         if (space)
             qr_buf_append_char(out, ' ');
         else if (!gone)
@@ -257,8 +260,8 @@ static qr_status run_step(const qr_normalizer_step *step, qr_encoder *encoder, q
     return QR_OK;
 }
 
-qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_str text, bool continues, qr_buf *out,
-                       qr_error *err)
+qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_str text, bool continues,
+                       qr_buf *out, qr_error *err)
 {
     for (size_t i = 0; i < tokenizer->normalizers.count; i++) {
         bool last = i + 1 == tokenizer->normalizers.count;

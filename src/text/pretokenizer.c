@@ -9,7 +9,7 @@ typedef struct cutter {
     qr_encoder *encoder;
     const uint8_t *text; /* of the current buffer */
     qr_pieces *out;
-    qr_piece source;     /* the piece being cut */
+    qr_piece source; /* the piece being cut */
 } cutter;
 
 static void push_range(cutter *cut, size_t begin, size_t end, bool matched)
@@ -127,7 +127,8 @@ static qr_status find_pattern(cutter *cut, const qr_pattern *pattern, qr_error *
         }
     }
     if (found < 0)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "pre-tokenizer: the expression needs too many steps on this text");
+        return qr_fail(err, QR_LIMIT_EXCEEDED,
+                       "pre-tokenizer: the expression needs too many steps on this text");
     if (begin < len)
         push_range(cut, base + begin, base + len, false);
     return QR_OK;
@@ -237,7 +238,8 @@ static qr_status cut_piece(cutter *cut, const qr_pretokenizer_step *step, qr_err
         } else {
             find_string(cut, step->text, step->text_len);
         }
-        apply_behavior(cut, step->kind == QR_PRE_BYTE_LEVEL ? QR_SPLIT_ISOLATED : step->behavior, step->invert);
+        apply_behavior(cut, step->kind == QR_PRE_BYTE_LEVEL ? QR_SPLIT_ISOLATED : step->behavior,
+                       step->invert);
         break;
     case QR_PRE_METASPACE:
         if (step->split) {
@@ -274,11 +276,13 @@ static qr_status cut_piece(cutter *cut, const qr_pretokenizer_step *step, qr_err
 /* ---- Steps that rewrite ---- */
 
 /* The text of one piece as Metaspace leaves it. */
-static void rewrite_metaspace(const qr_pretokenizer_step *step, const uint8_t *text, qr_piece piece, qr_buf *out)
+static void rewrite_metaspace(const qr_pretokenizer_step *step, const uint8_t *text, qr_piece piece,
+                              qr_buf *out)
 {
     bool marked = piece.end > piece.begin && text[piece.begin] == ' ';
     if (!marked)
-        marked = piece.end - piece.begin >= step->text_len && memcmp(text + piece.begin, step->text, step->text_len) == 0;
+        marked = piece.end - piece.begin >= step->text_len &&
+                 memcmp(text + piece.begin, step->text, step->text_len) == 0;
     bool wanted = step->scheme == QR_PREPEND_ALWAYS || (step->scheme == QR_PREPEND_FIRST && piece.at_start);
     if (wanted && !marked && !piece.continues)
         qr_buf_append(out, step->text, step->text_len);
@@ -298,7 +302,8 @@ static bool rewrites_before(const qr_pretokenizer_step *step)
 }
 
 /* Writes all pieces anew into the other buffer with what the step puts in before it cuts. */
-static void rewrite_before(qr_encoder *encoder, const qr_pretokenizer_step *step, qr_pieces *pieces, int *buffer)
+static void rewrite_before(qr_encoder *encoder, const qr_pretokenizer_step *step, qr_pieces *pieces,
+                           int *buffer)
 {
     const uint8_t *text = (const uint8_t *)encoder->text[*buffer].data;
     qr_buf *out = &encoder->text[3 - *buffer];
@@ -343,7 +348,8 @@ qr_status qr_pretokenize(qr_encoder *encoder, int *which, int *buffer, qr_error 
         if (rewrites_before(step))
             rewrite_before(encoder, step, &encoder->pieces[*which], buffer);
         const qr_pieces *in = &encoder->pieces[*which];
-        cutter cut = {.encoder = encoder, .text = (const uint8_t *)encoder->text[*buffer].data,
+        cutter cut = {.encoder = encoder,
+                      .text = (const uint8_t *)encoder->text[*buffer].data,
                       .out = &encoder->pieces[1 - *which]};
         cut.out->count = 0;
         for (size_t k = 0; k < in->count; k++) {

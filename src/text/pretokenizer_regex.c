@@ -20,8 +20,8 @@ typedef struct code_range {
 
 struct qr_pattern {
     pcre2_code *code;
-    QR_VEC(code_range) named;                  /* characters above ASCII that the expression mentions */
-    uint32_t stand_in[QR_GC_COUNT][2][5];      /* by category, Han, length; 0: none */
+    QR_VEC(code_range) named;             /* characters above ASCII that the expression mentions */
+    uint32_t stand_in[QR_GC_COUNT][2][5]; /* by category, Han, length; 0: none */
 };
 
 struct qr_match_data {
@@ -37,8 +37,8 @@ typedef struct translator {
     qr_str in;
     size_t at;
     qr_buf out;
-    size_t atom;            /* where the last atom begins in out */
-    size_t groups[256];     /* where the open groups begin */
+    size_t atom;        /* where the last atom begins in out */
+    size_t groups[256]; /* where the open groups begin */
     int depth;
     qr_pattern *pattern;
     const char *problem;
@@ -80,7 +80,9 @@ static size_t read_hex(const translator *t, size_t at, size_t most, uint32_t *va
     *value = 0;
     while (count < most && at + count < t->in.len) {
         int c = (uint8_t)t->in.data[at + count];
-        int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        int digit = c >= '0' && c <= '9'                 ? c - '0'
+                    : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                         : -1;
         if (digit < 0)
             break;
         *value = *value * 16 + (uint32_t)digit;
@@ -92,11 +94,25 @@ static size_t read_hex(const translator *t, size_t at, size_t most, uint32_t *va
 /* A property in its short spelling; writes it and moves behind it. */
 static void property(translator *t)
 {
-    static const struct { const char *name, *value; } long_names[] = {
-        {"Letter", "L"}, {"Mark", "M"}, {"Number", "N"}, {"Punctuation", "P"}, {"Symbol", "S"}, {"Separator", "Z"},
-        {"Other", "C"}, {"Uppercase_Letter", "Lu"}, {"Lowercase_Letter", "Ll"}, {"Titlecase_Letter", "Lt"},
-        {"Modifier_Letter", "Lm"}, {"Other_Letter", "Lo"}, {"Decimal_Number", "Nd"}, {"Han", "sc:Han"},
-        {"Script=Han", "sc:Han"}, {"Nonspacing_Mark", "Mn"}, {"Space_Separator", "Zs"}};
+    static const struct {
+        const char *name, *value;
+    } long_names[] = {{"Letter", "L"},
+                      {"Mark", "M"},
+                      {"Number", "N"},
+                      {"Punctuation", "P"},
+                      {"Symbol", "S"},
+                      {"Separator", "Z"},
+                      {"Other", "C"},
+                      {"Uppercase_Letter", "Lu"},
+                      {"Lowercase_Letter", "Ll"},
+                      {"Titlecase_Letter", "Lt"},
+                      {"Modifier_Letter", "Lm"},
+                      {"Other_Letter", "Lo"},
+                      {"Decimal_Number", "Nd"},
+                      {"Han", "sc:Han"},
+                      {"Script=Han", "sc:Han"},
+                      {"Nonspacing_Mark", "Mn"},
+                      {"Space_Separator", "Zs"}};
     size_t end = t->at + 3;
     while (end < t->in.len && t->in.data[end] != '}')
         end++;
@@ -176,10 +192,17 @@ static void escape(translator *t, bool in_class, uint32_t *value)
         qr_buf_printf(&t->out, "[^%s%s]", word_class, word_extra);
         return;
     case 'h': qr_buf_append_cstr(&t->out, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]"); return;
-    case 's': case 'S': case 'd': case 'D': case 'R':
-        qr_buf_printf(&t->out, "\\%c", kind);
-        return;
-    case 'b': case 'B': case 'A': case 'z': case 'Z': case 'G':
+    case 's':
+    case 'S':
+    case 'd':
+    case 'D':
+    case 'R': qr_buf_printf(&t->out, "\\%c", kind); return;
+    case 'b':
+    case 'B':
+    case 'A':
+    case 'z':
+    case 'Z':
+    case 'G':
         if (in_class) {
             *value = 8;
             return;
@@ -232,9 +255,13 @@ static void class_member(translator *t)
 /* [[:name:]] by categories; false: not one. Names whose members are no union of categories are refused. */
 static bool posix_class(translator *t)
 {
-    static const struct { const char *name, *value; } names[] = {
-        {"[:digit:]", "\\p{Nd}"}, {"[:space:]", "\\s"}, {"[:punct:]", "\\p{P}\\p{S}"}, {"[:word:]", word_class},
-        {"[:xdigit:]", "0-9a-fA-F"}};
+    static const struct {
+        const char *name, *value;
+    } names[] = {{"[:digit:]", "\\p{Nd}"},
+                 {"[:space:]", "\\s"},
+                 {"[:punct:]", "\\p{P}\\p{S}"},
+                 {"[:word:]", word_class},
+                 {"[:xdigit:]", "0-9a-fA-F"}};
     qr_str rest = qr_str_make(t->in.data + t->at, t->in.len - t->at);
     for (size_t i = 0; i < QR_COUNT_OF(names); i++) {
         if (!qr_str_starts(rest, qr_str_of(names[i].name)))
@@ -327,7 +354,8 @@ static void open_group(translator *t)
         qr_buf_append_char(&t->out, peek(t, 0) == 'm' ? 's' : (char)peek(t, 0));
         t->at++;
     }
-    while (peek(t, 0) == ':' || peek(t, 0) == '=' || peek(t, 0) == '!' || peek(t, 0) == '<' || peek(t, 0) == '>') {
+    while (peek(t, 0) == ':' || peek(t, 0) == '=' || peek(t, 0) == '!' || peek(t, 0) == '<' ||
+           peek(t, 0) == '>') {
         qr_buf_append_char(&t->out, (char)peek(t, 0));
         t->at++;
     }
@@ -398,7 +426,13 @@ static void translate_one(translator *t)
         t->at++;
         t->atom = begin;
         return;
-    case '*': case '+': case '?': case '|': case '^': case '$': case '.':
+    case '*':
+    case '+':
+    case '?':
+    case '|':
+    case '^':
+    case '$':
+    case '.':
         qr_buf_append_char(&t->out, (char)c);
         t->at++;
         if (c == '.')
@@ -435,7 +469,8 @@ static void choose_stand_ins(qr_pattern *pattern)
 static uint32_t stand_in_of(const qr_pattern *pattern, uint32_t c, size_t bytes)
 {
     const qr_unicode_record *record = qr_unicode_of(c);
-    bool circled = (record->flags & QR_UC_WORD) && (record->general == QR_GC_NO || record->general == QR_GC_SO);
+    bool circled =
+        (record->flags & QR_UC_WORD) && (record->general == QR_GC_NO || record->general == QR_GC_SO);
     if ((record->flags & QR_UC_SPACE) || circled || c == 0x17F || c == 0x212A || is_named(pattern, c))
         return c;
     uint32_t other = pattern->stand_in[record->general][(record->flags & QR_UC_HAN) != 0][bytes];
@@ -467,8 +502,9 @@ static qr_status compile(qr_pattern *pattern, qr_str expression, qr_buf *transla
 {
     int code;
     PCRE2_SIZE where;
-    pattern->code = pcre2_compile((PCRE2_SPTR)translated->data, translated->len,
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK, &code, &where, NULL);
+    pattern->code =
+        pcre2_compile((PCRE2_SPTR)translated->data, translated->len,
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK, &code, &where, NULL);
     if (pattern->code == NULL) {
         char message[120];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof(message));
@@ -489,8 +525,8 @@ qr_status qr_pattern_new(qr_str expression, qr_pattern **out, qr_error *err)
         translate_one(&t);
     qr_status status;
     if (t.problem != NULL)
-        status = qr_fail(err, QR_UNSUPPORTED, "expression '%.*s': %s at byte %zu", (int)QR_MIN(expression.len, 80u),
-                         expression.data, t.problem, t.at);
+        status = qr_fail(err, QR_UNSUPPORTED, "expression '%.*s': %s at byte %zu",
+                         (int)QR_MIN(expression.len, 80u), expression.data, t.problem, t.at);
     else
         status = compile(t.pattern, expression, &t.out, err);
     qr_buf_release(&t.out);

@@ -17,17 +17,32 @@ enum {
 };
 
 static const uint8_t general_kind[QR_GC_COUNT] = {
-    [QR_GC_LU] = K_L | K_UP,         [QR_GC_LL] = K_L | K_LOW,        [QR_GC_LT] = K_L | K_UP,
-    [QR_GC_LM] = K_L | K_UP | K_LOW, [QR_GC_LO] = K_L | K_UP | K_LOW, [QR_GC_MN] = K_M | K_UP | K_LOW,
-    [QR_GC_MC] = K_M | K_UP | K_LOW, [QR_GC_ME] = K_M | K_UP | K_LOW, [QR_GC_ND] = K_N,
-    [QR_GC_NL] = K_N,                [QR_GC_NO] = K_N,
+    [QR_GC_LU] = K_L | K_UP,
+    [QR_GC_LL] = K_L | K_LOW,
+    [QR_GC_LT] = K_L | K_UP,
+    [QR_GC_LM] = K_L | K_UP | K_LOW,
+    [QR_GC_LO] = K_L | K_UP | K_LOW,
+    [QR_GC_MN] = K_M | K_UP | K_LOW,
+    [QR_GC_MC] = K_M | K_UP | K_LOW,
+    [QR_GC_ME] = K_M | K_UP | K_LOW,
+    [QR_GC_ND] = K_N,
+    [QR_GC_NL] = K_N,
+    [QR_GC_NO] = K_N,
 };
 
 #define UP4(x)  x, x, x, x
 #define UP26(x) UP4(x), UP4(x), UP4(x), UP4(x), UP4(x), UP4(x), x, x
 static const uint8_t ascii_kind[128] = {
-    ['\t'] = K_S, ['\n'] = K_S | K_EOL, ['\v'] = K_S, ['\f'] = K_S, ['\r'] = K_S | K_EOL, [' '] = K_S,
-    ['0'] = UP4(K_N | K_DIGIT), UP4(K_N | K_DIGIT), K_N | K_DIGIT, K_N | K_DIGIT,
+    ['\t'] = K_S,
+    ['\n'] = K_S | K_EOL,
+    ['\v'] = K_S,
+    ['\f'] = K_S,
+    ['\r'] = K_S | K_EOL,
+    [' '] = K_S,
+    ['0'] = UP4(K_N | K_DIGIT),
+    UP4(K_N | K_DIGIT),
+    K_N | K_DIGIT,
+    K_N | K_DIGIT,
     ['A'] = UP26(K_L | K_UP),
     ['a'] = UP26(K_L | K_LOW),
 };
@@ -285,17 +300,20 @@ static const struct scanner_row {
     const char *expression;
 } scanner_rows[] = {
     {QR_SCAN_GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
-    {QR_SCAN_CL100K_1, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                       "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {QR_SCAN_CL100K_1,
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
     {QR_SCAN_CL100K_3, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
                        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-    {QR_SCAN_O200K, "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-                    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"
-                    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| "
-                    "?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-    {QR_SCAN_NEMO, "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
-                   "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
-                   "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {QR_SCAN_O200K,
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"
+     "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {QR_SCAN_NEMO,
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
+     "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
 };
 
 qr_scanner_kind qr_scanner_of(qr_str expression)
@@ -328,7 +346,8 @@ size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, s
     }                                    \
     break
 
-size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends, size_t most)
+size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends,
+                        size_t most)
 {
     size_t count = 0;
     switch (kind) {

@@ -8,6 +8,7 @@
  *
  * The public functions of quire.h (qr_tokenizer_*) are implemented here and in tokenizer_api.c; qr_tokenizer
  * is this struct.
+ * Thread: a tokenizer is shared by any; an encoder and a detokenizer belong to one at a time.
  */
 #ifndef QR_TEXT_TOKENIZER_H
 #define QR_TEXT_TOKENIZER_H

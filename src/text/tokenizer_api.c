@@ -32,7 +32,8 @@ int32_t qr_tokenizer_find(const qr_tokenizer *tokenizer, const char *token, size
 
 void qr_encode_options_init(qr_encode_options *options)
 {
-    *options = (qr_encode_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
+    *options =
+        (qr_encode_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
 }
 
 /* One idle encoder is kept with its word cache, so that lone calls are warm, too. */
@@ -53,7 +54,8 @@ qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, s
                               const qr_encode_options *options, int32_t **ids, size_t *count, qr_error *err)
 {
     if (bytes > TEXT_BYTES_MAX)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "tokenizer: text of %zu bytes, more than %d", bytes, TEXT_BYTES_MAX);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "tokenizer: text of %zu bytes, more than %d", bytes,
+                       TEXT_BYTES_MAX);
     qr_ids out = {0};
     qr_encoder *encoder = take_encoder(tokenizer);
     qr_status status = qr_encoder_encode(encoder, qr_str_make(text, bytes), options, &out, err);
@@ -70,7 +72,8 @@ qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, s
 
 void qr_ids_free(int32_t *ids) { qr_free(ids); }
 
-static void decode_stream(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special, qr_buf *out)
+static void decode_stream(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special,
+                          qr_buf *out)
 {
     qr_detokenizer detokenizer;
     size_t room = tokenizer->token_bytes_max + 64;
@@ -91,8 +94,8 @@ qr_status qr_tokenizer_decode(const qr_tokenizer *tokenizer, const int32_t *ids,
     qr_status status = QR_OK;
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || (size_t)ids[i] >= tokenizer->flags.count)
-            return qr_fail(err, QR_INVALID_ARGUMENT, "tokenizer: decode: id %d at %zu, vocabulary of %zu", (int)ids[i], i,
-                           tokenizer->flags.count);
+            return qr_fail(err, QR_INVALID_ARGUMENT, "tokenizer: decode: id %d at %zu, vocabulary of %zu",
+                           (int)ids[i], i, tokenizer->flags.count);
     if (tokenizer->stream == QR_STREAM_CHAIN)
         status = qr_decode_chain(tokenizer, ids, count, skip_special_tokens, &out, err);
     else
@@ -122,11 +125,15 @@ qr_status qr_tokenizer_set_chat_template(qr_tokenizer *tokenizer, const char *so
     return QR_OK;
 }
 
-const struct qr_jinja *qr_tokenizer_template(const qr_tokenizer *tokenizer) { return tokenizer->template_compiled; }
+const struct qr_jinja *qr_tokenizer_template(const qr_tokenizer *tokenizer)
+{
+    return tokenizer->template_compiled;
+}
 
 qr_str qr_tokenizer_special(const qr_tokenizer *tokenizer, qr_special_name name)
 {
-    return tokenizer->special_text[name] != NULL ? qr_str_of(tokenizer->special_text[name]) : qr_str_make("", 0);
+    return tokenizer->special_text[name] != NULL ? qr_str_of(tokenizer->special_text[name])
+                                                 : qr_str_make("", 0);
 }
 
 int qr_tokenizer_end_ids(const qr_tokenizer *tokenizer, int32_t *ids, int max)
@@ -140,8 +147,8 @@ int qr_tokenizer_end_ids(const qr_tokenizer *tokenizer, int32_t *ids, int max)
     return count;
 }
 
-void qr_tokenizer_each_special(const qr_tokenizer *tokenizer, void (*fn)(void *user, qr_str spelling, int32_t id),
-                               void *user)
+void qr_tokenizer_each_special(const qr_tokenizer *tokenizer,
+                               void (*fn)(void *user, qr_str spelling, int32_t id), void *user)
 {
     for (size_t i = 0; i < tokenizer->special_order.count; i++) {
         int32_t id = tokenizer->special_order.data[i];
@@ -155,7 +162,9 @@ void qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, qr_buf *out)
 {
     if (!is_token(tokenizer, id))
         return;
-    int byte = tokenizer->stream_byte_fallback ? qr_decode_byte_of(qr_token_table_text(&tokenizer->spelled, id)) : -1;
+    int byte = tokenizer->stream_byte_fallback
+                   ? qr_decode_byte_of(qr_token_table_text(&tokenizer->spelled, id))
+                   : -1;
     if (byte >= 0)
         qr_buf_append_char(out, (char)byte);
     else if (tokenizer->stream == QR_STREAM_BYTES && tokenizer->byte_mode)

@@ -9,7 +9,8 @@ static const char *const special_keys[QR_SPECIAL_COUNT] = {"bos_token", "eos_tok
 /* A token given as its spelling or as an object with "content". */
 static qr_str token_text(const qr_json *json)
 {
-    return qr_json_is(json, QR_JSON_OBJECT) ? qr_json_string(qr_json_get(json, "content")) : qr_json_string(json);
+    return qr_json_is(json, QR_JSON_OBJECT) ? qr_json_string(qr_json_get(json, "content"))
+                                            : qr_json_string(json);
 }
 
 static qr_added_token token_attributes(const qr_json *json, bool special)
@@ -40,11 +41,13 @@ static qr_status parse_added_decoder(qr_tokenizer *tokenizer, const qr_json *jso
             id = id * 10 + (key.data[i] - '0');
         }
         if (text.data == NULL)
-            return qr_fail(err, QR_BAD_FILE, "%s: added_tokens_decoder: %lld has no content", tokenizer->name, (long long)id);
+            return qr_fail(err, QR_BAD_FILE, "%s: added_tokens_decoder: %lld has no content", tokenizer->name,
+                           (long long)id);
         int32_t known = qr_tokenizer_id_of(tokenizer, text);
         bool taken = (size_t)id < tokenizer->flags.count && (tokenizer->flags.data[id] & QR_TOKEN_PRESENT);
         qr_added_token token = token_attributes(qr_json_iter_value(it), false);
-        qr_status status = qr_tokenizer_add(tokenizer, text, token, known >= 0 || taken ? -1 : (int32_t)id, err);
+        qr_status status =
+            qr_tokenizer_add(tokenizer, text, token, known >= 0 || taken ? -1 : (int32_t)id, err);
         if (status != QR_OK)
             return status;
     }
@@ -77,8 +80,8 @@ static qr_status parse_specials(qr_tokenizer *tokenizer, const qr_json *json, qr
 
 static bool is_llama_class(qr_str name)
 {
-    static const char *const names[] = {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",
-                                        "CodeLlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"};
+    static const char *const names[] = {"LlamaTokenizer",         "LlamaTokenizerFast", "CodeLlamaTokenizer",
+                                        "CodeLlamaTokenizerFast", "GemmaTokenizer",     "GemmaTokenizerFast"};
     for (size_t i = 0; i < QR_COUNT_OF(names); i++)
         if (qr_str_equals(name, names[i]))
             return true;

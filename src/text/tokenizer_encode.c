@@ -6,13 +6,13 @@
 #include "text/tokenizer_impl.h"
 
 enum {
-    SHORT_MAX = 16,           /* bytes of a word in the first cache */
+    SHORT_MAX = 16,            /* bytes of a word in the first cache */
     SHORT_SLOTS_MIN = 1 << 12, /* slots of 32 bytes */
     SHORT_SLOTS_MAX = 1 << 18,
     WORD_BATCH = 64,
     LONG_SLOTS = 1 << 15,
-    LONG_MAX = 512,           /* longer words are not worth keeping */
-    LONG_KEYS_MAX = 4 << 20   /* bytes of keys; then that cache starts anew */
+    LONG_MAX = 512,         /* longer words are not worth keeping */
+    LONG_KEYS_MAX = 4 << 20 /* bytes of keys; then that cache starts anew */
 };
 
 qr_encoder *qr_encoder_new(const qr_tokenizer *tokenizer)
@@ -85,7 +85,9 @@ static bool long_find(qr_encoder *encoder, const uint8_t *word, size_t len, uint
         memcmp(encoder->long_keys.data + slot->key_offset, word, len) != 0)
         return false;
     QR_VEC_RESERVE(ids, ids->count + slot->ids_count);
-    memcpy(ids->data + ids->count, encoder->long_ids.data + slot->ids_offset, slot->ids_count * sizeof(int32_t));
+    if (slot->ids_count > 0)
+        memcpy(ids->data + ids->count, encoder->long_ids.data + slot->ids_offset,
+               slot->ids_count * sizeof(int32_t));
     ids->count += slot->ids_count;
     return true;
 }
@@ -99,8 +101,8 @@ static void long_keep(qr_encoder *encoder, const uint8_t *word, size_t len, uint
         encoder->long_ids.count = 0;
     }
     encoder->longs[qr_hash_mix(hash) % LONG_SLOTS] =
-        (qr_long_slot){hash, (uint32_t)encoder->long_keys.len, (uint32_t)len, (uint32_t)encoder->long_ids.count,
-                       (uint32_t)count};
+        (qr_long_slot){hash, (uint32_t)encoder->long_keys.len, (uint32_t)len,
+                       (uint32_t)encoder->long_ids.count, (uint32_t)count};
     qr_buf_append(&encoder->long_keys, word, len);
     QR_VEC_RESERVE(&encoder->long_ids, encoder->long_ids.count + count);
     if (count > 0)
@@ -189,8 +191,8 @@ static void grow_words(qr_encoder *encoder)
     qr_free(old);
 }
 
-static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const uint8_t *word, const word_key *key,
-                                                      qr_ids *ids, qr_error *err)
+static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const uint8_t *word,
+                                                      const word_key *key, qr_ids *ids, qr_error *err)
 {
     size_t before = ids->count;
     uint64_t hash = key->hash | 1;
@@ -208,7 +210,8 @@ static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const
     if (++encoder->word_count * 4 > (encoder->word_mask + 1) * 3)
         grow_words(encoder);
     qr_word_slot *slot = find_slot(encoder, key);
-    *slot = (qr_word_slot){.low = key->low, .high = key->high, .len = (uint8_t)key->len, .count = (uint8_t)count};
+    *slot =
+        (qr_word_slot){.low = key->low, .high = key->high, .len = (uint8_t)key->len, .count = (uint8_t)count};
     for (size_t i = 0; i < count; i++)
         slot->ids[i] = ids->data[before + i];
     return QR_OK;
@@ -237,7 +240,8 @@ static qr_status encode_word(qr_encoder *encoder, const uint8_t *word, size_t le
 /* ---- Pieces ---- */
 
 /* Words come in batches: the places of a whole batch in the cache are asked for before the first is looked at. */
-static qr_status encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err)
+static qr_status encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids,
+                                qr_error *err)
 {
     qr_scanner_kind kind = encoder->tokenizer->fast_scanner;
     size_t ends[WORD_BATCH], at = 0;
@@ -261,7 +265,8 @@ static qr_status encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t
 
 /* A SentencePiece-style BPE has no pre-tokenizer, but where no token holds the mark "▁" after another character,
  * no merge crosses such a border: cutting there changes nothing and makes words of a cacheable size. */
-static qr_status encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err)
+static qr_status encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids,
+                               qr_error *err)
 {
     size_t begin = 0;
     qr_status status = QR_OK;
@@ -319,8 +324,8 @@ static qr_status encode_piece(qr_encoder *encoder, qr_str text, bool at_start, b
 }
 
 /* A piece between added tokens of the raw text: normalize, look for added tokens again, encode the rest. */
-static qr_status encode_between(qr_encoder *encoder, qr_str text, bool at_start, bool continues, bool parse_special,
-                                qr_ids *ids, qr_error *err)
+static qr_status encode_between(qr_encoder *encoder, qr_str text, bool at_start, bool continues,
+                                bool parse_special, qr_ids *ids, qr_error *err)
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
     if (text.len == 0)
@@ -334,10 +339,12 @@ static qr_status encode_between(qr_encoder *encoder, qr_str text, bool at_start,
     }
     size_t search = 0, floor = 0;
     qr_added_match match;
-    while (qr_added_next(tokenizer, &tokenizer->normalized_set, text, parse_special, &search, floor, &match)) {
+    while (
+        qr_added_next(tokenizer, &tokenizer->normalized_set, text, parse_special, &search, floor, &match)) {
         if (match.begin > floor) {
             qr_str piece = qr_str_make(text.data + floor, match.begin - floor);
-            qr_status status = encode_piece(encoder, piece, at_start && floor == 0, continues && floor == 0, ids, err);
+            qr_status status =
+                encode_piece(encoder, piece, at_start && floor == 0, continues && floor == 0, ids, err);
             if (status != QR_OK)
                 return status;
         }
@@ -351,8 +358,8 @@ static qr_status encode_between(qr_encoder *encoder, qr_str text, bool at_start,
 }
 
 /* A stretch without the byte 0xFF. */
-static qr_status encode_stretch(qr_encoder *encoder, qr_str text, bool continues, bool parse_special, qr_ids *ids,
-                                qr_error *err)
+static qr_status encode_stretch(qr_encoder *encoder, qr_str text, bool continues, bool parse_special,
+                                qr_ids *ids, qr_error *err)
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
     size_t search = 0, floor = 0;
@@ -360,8 +367,8 @@ static qr_status encode_stretch(qr_encoder *encoder, qr_str text, bool continues
     while (qr_added_next(tokenizer, &tokenizer->plain_set, text, parse_special, &search, floor, &match)) {
         if (match.begin > floor) {
             qr_str piece = qr_str_make(text.data + floor, match.begin - floor);
-            qr_status status = encode_between(encoder, piece, !continues && floor == 0, continues && floor == 0,
-                                              parse_special, ids, err);
+            qr_status status = encode_between(encoder, piece, !continues && floor == 0,
+                                              continues && floor == 0, parse_special, ids, err);
             if (status != QR_OK)
                 return status;
         }
@@ -397,12 +404,14 @@ static void clean_text(qr_str text, qr_buf *out)
     }
 }
 
-static qr_status encode_sequence(qr_encoder *encoder, qr_str text, bool parse_special, qr_ids *ids, qr_error *err)
+static qr_status encode_sequence(qr_encoder *encoder, qr_str text, bool parse_special, qr_ids *ids,
+                                 qr_error *err)
 {
     if (encoder->words == NULL) {
         encoder->words = qr_calloc(SHORT_SLOTS_MIN, sizeof(*encoder->words));
         encoder->word_mask = SHORT_SLOTS_MIN - 1;
     }
+    QR_VEC_RESERVE(ids, ids->count + text.len / 8 + 1);
     if (text.len > 0 && qr_utf8_validate(text.data, text.len) == text.len)
         return encode_stretch(encoder, text, false, parse_special, ids, err);
     clean_text(text, &encoder->clean);
@@ -447,7 +456,8 @@ static void pad(const qr_padding *padding, size_t begin, qr_ids *ids)
 }
 
 /* What the template puts around one or two sequences. */
-static void assemble(qr_encoder *encoder, const qr_template_items *items, bool pair, qr_ids *ids, qr_ids *types)
+static void assemble(qr_encoder *encoder, const qr_template_items *items, bool pair, qr_ids *ids,
+                     qr_ids *types)
 {
     static const qr_template_item plain[] = {{QR_ITEM_TEXT, 0}, {QR_ITEM_SECOND, 1}};
     const qr_template_item *list = items->count > 0 ? items->data : plain;
@@ -508,7 +518,8 @@ qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_op
     bool direct = items->count == 0 && !chosen.truncate_and_pad;
     encoder->ids.count = 0;
     size_t before = ids->count;
-    qr_status status = encode_sequence(encoder, text, chosen.parse_special, direct ? ids : &encoder->ids, err);
+    qr_status status =
+        encode_sequence(encoder, text, chosen.parse_special, direct ? ids : &encoder->ids, err);
     if (status != QR_OK)
         ids->count = before;
     if (status != QR_OK || direct)
@@ -522,8 +533,8 @@ qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_op
     return QR_OK;
 }
 
-qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second, const qr_encode_options *options,
-                                 qr_ids *ids, qr_ids *types, qr_error *err)
+qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second,
+                                 const qr_encode_options *options, qr_ids *ids, qr_ids *types, qr_error *err)
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
     qr_encode_options chosen = chosen_options(options);
@@ -537,7 +548,8 @@ qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second
         return status;
     size_t added = added_by(items), most = tokenizer->truncation.length;
     if (chosen.truncate_and_pad)
-        truncate_pair(&tokenizer->truncation, most > added ? most - added : 0, &encoder->ids, &encoder->second_ids);
+        truncate_pair(&tokenizer->truncation, most > added ? most - added : 0, &encoder->ids,
+                      &encoder->second_ids);
     assemble(encoder, items, true, ids, types);
     if (chosen.truncate_and_pad) {
         pad(&tokenizer->padding, before, ids);

@@ -15,11 +15,13 @@ static void find_fast_scanner(qr_tokenizer *tokenizer)
     tokenizer->fast_prefix_space = last->add_prefix_space;
     if (count == 1) {
         tokenizer->fast_scanner = last->scanner;
-    } else if (count == 2 && steps[0].kind == QR_PRE_SPLIT && last->scanner == QR_SCAN_NONE && !last->add_prefix_space) {
-        bool whole = (steps[0].behavior == QR_SPLIT_ISOLATED) || (steps[0].behavior == QR_SPLIT_REMOVED && steps[0].invert);
-        tokenizer->fast_scanner = whole ? steps[0].scanner : QR_SCAN_NONE;
-    } else if (count == 2 && steps[0].kind == QR_PRE_DIGITS && steps[0].split && last->scanner == QR_SCAN_GPT2 &&
+    } else if (count == 2 && steps[0].kind == QR_PRE_SPLIT && last->scanner == QR_SCAN_NONE &&
                !last->add_prefix_space) {
+        bool whole = (steps[0].behavior == QR_SPLIT_ISOLATED) ||
+                     (steps[0].behavior == QR_SPLIT_REMOVED && steps[0].invert);
+        tokenizer->fast_scanner = whole ? steps[0].scanner : QR_SCAN_NONE;
+    } else if (count == 2 && steps[0].kind == QR_PRE_DIGITS && steps[0].split &&
+               last->scanner == QR_SCAN_GPT2 && !last->add_prefix_space) {
         tokenizer->fast_scanner = QR_SCAN_SMOLLM;
     }
 }
@@ -150,7 +152,8 @@ qr_status qr_tokenizer_finish(qr_tokenizer *tokenizer, qr_error *err)
     qr_status status = QR_OK;
     if (tokenizer->spelled.slots == NULL)
         qr_token_table_init(&tokenizer->spelled, 64);
-    if (tokenizer->byte_mode && tokenizer->raw.items.count < tokenizer->flags.count && tokenizer->flags.count > 0)
+    if (tokenizer->byte_mode && tokenizer->raw.items.count < tokenizer->flags.count &&
+        tokenizer->flags.count > 0)
         qr_token_table_store(&tokenizer->raw, (int32_t)tokenizer->flags.count - 1,
                              qr_token_table_text(&tokenizer->spelled, (int32_t)tokenizer->flags.count - 1));
     if (tokenizer->model == QR_MODEL_BPE) {
@@ -163,7 +166,8 @@ qr_status qr_tokenizer_finish(qr_tokenizer *tokenizer, qr_error *err)
         return status;
     find_fast_scanner(tokenizer);
     tokenizer->stream = stream_of(tokenizer);
-    if (tokenizer->stream == QR_STREAM_PIECES || (tokenizer->stream == QR_STREAM_BYTES && !tokenizer->byte_mode))
+    if (tokenizer->stream == QR_STREAM_PIECES ||
+        (tokenizer->stream == QR_STREAM_BYTES && !tokenizer->byte_mode))
         build_decoded(tokenizer);
     find_limits(tokenizer);
     qr_added_build(tokenizer);

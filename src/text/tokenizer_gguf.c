@@ -6,37 +6,40 @@
 
 /* ---- Pre-tokenizers by name ---- */
 
-#define GPT2_NAMES "gpt-2\0phi-2\0jina-es\0jina-de\0jina-v2-es\0jina-v2-de\0gigachat\0a.x-4.0\0mellum\0modern-bert\0mpt\0olmo\0jais\0trillion\0granite-docling\0exaone4\0"
+#define GPT2_NAMES                                                                        \
+    "gpt-2\0phi-2\0jina-es\0jina-de\0jina-v2-es\0jina-v2-de\0gigachat\0a.x-4.0\0mellum\0" \
+    "modern-bert\0mpt\0olmo\0jais\0trillion\0granite-docling\0exaone4\0"
 #define LLAMA3_NAMES "llama-bpe\0llama3\0llama-v3\0falcon3\0falcon-h1\0pixtral\0midm-2.0\0lfm2\0"
-#define QWEN2_NAMES "qwen2\0deepseek-r1-qwen\0kormo\0megrez\0stablelm2\0hunyuan\0solar-open\0grok-2\0f2llmv2\0"
-#define CL100K_NAMES "dbrx\0smaug-bpe\0glm4\0chatglm-bpe\0"
-#define DIGITS_NAMES "smollm\0starcoder\0refact\0command-r\0codeshell\0exaone\0minerva-7b\0mellum2\0"
-#define O200K_NAMES "gpt-4o\0llama4\0minimax-m2\0"
+#define QWEN2_NAMES \
+    "qwen2\0deepseek-r1-qwen\0kormo\0megrez\0stablelm2\0hunyuan\0solar-open\0grok-2\0f2llmv2\0"
+#define CL100K_NAMES    "dbrx\0smaug-bpe\0glm4\0chatglm-bpe\0"
+#define DIGITS_NAMES    "smollm\0starcoder\0refact\0command-r\0codeshell\0exaone\0minerva-7b\0mellum2\0"
+#define O200K_NAMES     "gpt-4o\0llama4\0minimax-m2\0"
 #define DEEPSEEK3_NAMES "deepseek-v3\0hunyuan-dense\0joyai-llm\0"
 
 /* Cased letters, as the DeepSeek tokenizers list them. */
-#define DEEPSEEK_LETTERS \
-    "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}" \
-    "\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-" \
-    "\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-" \
-    "\\x{556}\\x{10a0}-\\x{10c5}\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-" \
+#define DEEPSEEK_LETTERS                                                                              \
+    "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}"   \
+    "\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-"    \
+    "\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-"   \
+    "\\x{556}\\x{10a0}-\\x{10c5}\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-"  \
     "\\x{1cbf}\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}\\x{1e00}-\\x{1f15}\\x{1f18}-" \
-    "\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}\\x{1f5b}\\x{1f5d}" \
+    "\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}\\x{1f5b}\\x{1f5d}"   \
     "\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}\\x{1fbe}\\x{1fc2}-\\x{1fc4}\\x{1fc6}-" \
     "\\x{1fcc}\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-" \
-    "\\x{1ffc}\\x{2102}\\x{2107}\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}" \
-    "\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}" \
-    "\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}\\x{2ceb}-\\x{2cee}\\x{2cf2}" \
+    "\\x{1ffc}\\x{2102}\\x{2107}\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}"    \
+    "\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}"  \
+    "\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}\\x{2ceb}-\\x{2cee}\\x{2cf2}"   \
     "\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}\\x{a771}-\\x{a787}\\x{a78b}-" \
     "\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-" \
-    "\\x{ff5a}\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}" \
+    "\\x{ff5a}\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}"   \
     "\\x{10cc0}-\\x{10cf2}\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
 
 typedef struct pre_row {
-    const char *names;        /* each followed by a NUL, then an empty one */
+    const char *names; /* each followed by a NUL, then an empty one */
     const char *expressions[7];
-    qr_scanner_kind scanner;  /* after the expressions; or the whole */
-    const char *after;        /* one more expression after the scanner */
+    qr_scanner_kind scanner; /* after the expressions; or the whole */
+    const char *after;       /* one more expression after the scanner */
     bool ignore_merges, add_bos, add_sep, nfc;
 } pre_row;
 
@@ -49,44 +52,58 @@ static const pre_row pre_rows[] = {
     {.names = DIGITS_NAMES, .expressions = {"\\p{N}"}, .scanner = QR_SCAN_GPT2},
     {.names = O200K_NAMES, .scanner = QR_SCAN_O200K},
     {.names = "tekken\0", .scanner = QR_SCAN_NEMO, .ignore_merges = true, .add_bos = true},
-    {.names = "falcon\0", .expressions = {"[\\p{P}\\$\\+<=>\\^~\\|`]+"}, .scanner = QR_SCAN_GPT2,
+    {.names = "falcon\0",
+     .expressions = {"[\\p{P}\\$\\+<=>\\^~\\|`]+"},
+     .scanner = QR_SCAN_GPT2,
      .after = "[0-9][0-9][0-9]"},
     {.names = "deepseek-llm\0",
-     .expressions = {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+",
-                     "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+", "\\s+\\z",
-                     "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
+     .expressions =
+         {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+",
+          "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
+          "\\s+\\z", "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
     {.names = "deepseek-coder\0",
      .expressions = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+",
                      "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
     {.names = DEEPSEEK3_NAMES,
-     .expressions = {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
-                     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
-                     " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+     .expressions =
+         {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
+          "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+          " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
     {.names = "qwen35\0",
      .expressions = {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}|"
-                     " ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}, .nfc = true},
+                     " ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+     .nfc = true},
     {.names = "poro-chat\0bloom\0gpt3-finnish\0",
      .expressions = {" ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"}},
     {.names = "viking\0",
-     .expressions = {" ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+", "\\p{N}"}},
+     .expressions = {" ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+",
+                     "\\p{N}"}},
     {.names = "chameleon\0",
-     .expressions = {"<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )", "\\p{N}",
-                     "[\\p{P}!-/:-@\\[-`{-~]"}, .scanner = QR_SCAN_GPT2, .add_bos = true},
+     .expressions = {"<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )",
+                     "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]"},
+     .scanner = QR_SCAN_GPT2,
+     .add_bos = true},
     {.names = "bailingmoe\0",
-     .expressions = {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
-                     "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"}},
+     .expressions =
+         {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
+          "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"}},
     {.names = "seed-coder\0",
-     .expressions = {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|"
-                     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+     .expressions =
+         {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|"
+          "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
     {.names = "superbpe\0", .expressions = {"\\p{N}+", "(?=(\\d{3})+(?!\\d))"}},
     {.names = "kimi-k2\0",
-     .expressions = {"[\\p{Han}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*"
-                     "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?"
-                     "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*"
-                     "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
-                     "\\s+(?!\\S)|\\s+"}},
+     .expressions =
+         {"[\\p{Han}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*"
+          "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?"
+          "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*"
+          "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+          "\\s+(?!\\S)|\\s+"}},
     /* No name: what files written before the key existed get. */
-    {.names = "default\0", .expressions = {"[\\p{P}\\$\\+<=>\\^~\\|]+"}, .scanner = QR_SCAN_GPT2, .after = "\\p{N}+"},
+    {.names = "default\0",
+     .expressions = {"[\\p{P}\\$\\+<=>\\^~\\|]+"},
+     .scanner = QR_SCAN_GPT2,
+     .after = "\\p{N}+"},
 };
 
 static const pre_row *find_pre(qr_str name)
@@ -118,9 +135,11 @@ static qr_status add_expression(qr_tokenizer *tokenizer, const char *expression,
 static qr_status add_pre(qr_tokenizer *tokenizer, const pre_row *row, qr_error *err)
 {
     qr_status status = QR_OK;
-    for (size_t i = 0; i < QR_COUNT_OF(row->expressions) && row->expressions[i] != NULL && status == QR_OK; i++)
+    for (size_t i = 0; i < QR_COUNT_OF(row->expressions) && row->expressions[i] != NULL && status == QR_OK;
+         i++)
         status = add_expression(tokenizer, row->expressions[i], err);
-    qr_pretokenizer_step scan = {.kind = QR_PRE_SPLIT, .behavior = QR_SPLIT_ISOLATED, .scanner = row->scanner};
+    qr_pretokenizer_step scan = {
+        .kind = QR_PRE_SPLIT, .behavior = QR_SPLIT_ISOLATED, .scanner = row->scanner};
     qr_pretokenizer_step bytes = {.kind = QR_PRE_BYTE_LEVEL};
     if (row->scanner == QR_SCAN_GPT2 && row->after == NULL)
         bytes.scanner = QR_SCAN_GPT2;
@@ -140,14 +159,19 @@ static qr_status add_pre(qr_tokenizer *tokenizer, const pre_row *row, qr_error *
 
 /* ---- Tokens ---- */
 
-static int type_of(const qr_vocab *vocab, int32_t id) { return vocab->types != NULL ? vocab->types[id] : QR_VOCAB_NORMAL; }
+static int type_of(const qr_vocab *vocab, int32_t id)
+{
+    return vocab->types != NULL ? vocab->types[id] : QR_VOCAB_NORMAL;
+}
 
 static qr_status check_vocab(const qr_vocab *vocab, const char *name, qr_error *err)
 {
     if (vocab->token_count <= 0 || vocab->token_count > QR_BPE_ID_MAX)
-        return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of %d tokens (1 to %d)", name, vocab->token_count, QR_BPE_ID_MAX);
+        return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of %d tokens (1 to %d)", name, vocab->token_count,
+                       QR_BPE_ID_MAX);
     if (vocab->merge_count < 0 || vocab->merge_count >= QR_BPE_RANK_MAX)
-        return qr_fail(err, QR_BAD_FILE, "%s: %d merges (at most %d)", name, vocab->merge_count, QR_BPE_RANK_MAX);
+        return qr_fail(err, QR_BAD_FILE, "%s: %d merges (at most %d)", name, vocab->merge_count,
+                       QR_BPE_RANK_MAX);
     for (int32_t id = 0; id < vocab->token_count; id++)
         if (vocab->tokens[id].len > QR_TOKEN_BYTES_MAX)
             return qr_fail(err, QR_BAD_FILE, "%s: token %d of %zu bytes", name, id, vocab->tokens[id].len);
@@ -155,7 +179,8 @@ static qr_status check_vocab(const qr_vocab *vocab, const char *name, qr_error *
     static const char *const names[] = {"bos", "eos", "unknown", "padding", "eot"};
     for (size_t i = 0; i < QR_COUNT_OF(ids); i++)
         if (ids[i] < -1 || ids[i] >= vocab->token_count)
-            return qr_fail(err, QR_BAD_FILE, "%s: %s token %d of %d", name, names[i], ids[i], vocab->token_count);
+            return qr_fail(err, QR_BAD_FILE, "%s: %s token %d of %d", name, names[i], ids[i],
+                           vocab->token_count);
     return QR_OK;
 }
 
@@ -175,7 +200,8 @@ static qr_status add_tokens(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool
             qr_buf_append(&spelled, text.data + (begins ? 3 : 0), text.len - (begins ? 3 : 0));
             text = qr_buf_str(&spelled);
         }
-        qr_tokenizer_set_token(tokenizer, id, text.data != NULL ? text : QR_STR(""), model ? QR_TOKEN_MODEL : 0);
+        qr_tokenizer_set_token(tokenizer, id, text.data != NULL ? text : QR_STR(""),
+                               model ? QR_TOKEN_MODEL : 0);
     }
     tokenizer->model_count = vocab->token_count;
     for (int32_t id = 0; id < vocab->token_count && status == QR_OK; id++) {
@@ -198,8 +224,8 @@ static qr_status add_merges(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
         qr_str merge = vocab->merges[i];
         const char *space = merge.len > 1 ? memchr(merge.data + 1, ' ', merge.len - 1) : NULL;
         if (space == NULL) {
-            status = qr_fail(err, QR_BAD_FILE, "%s: merge %d, '%.*s', is not two parts with a space between", tokenizer->name,
-                             i, (int)QR_MIN(merge.len, 40u), merge.data);
+            status = qr_fail(err, QR_BAD_FILE, "%s: merge %d, '%.*s', is not two parts with a space between",
+                             tokenizer->name, i, (int)QR_MIN(merge.len, 40u), merge.data);
             break;
         }
         size_t left_len = (size_t)(space - merge.data);
@@ -260,7 +286,8 @@ static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
             if (((uint8_t)text.data[cut] & 0xC0) == 0x80)
                 continue;
             int32_t left = model_token(tokenizer, qr_str_make(text.data, cut));
-            int32_t right = left >= 0 ? model_token(tokenizer, qr_str_make(text.data + cut, text.len - cut)) : -1;
+            int32_t right =
+                left >= 0 ? model_token(tokenizer, qr_str_make(text.data + cut, text.len - cut)) : -1;
             if (right >= 0)
                 qr_bpe_add(&tokenizer->bpe, (uint32_t)left, (uint32_t)right, rank, (uint32_t)order[i].id);
         }
@@ -272,12 +299,18 @@ static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
 
 static void push_normalizer(qr_tokenizer *tokenizer, qr_normalizer_kind kind, qr_str text, qr_str needle)
 {
-    qr_normalizer_step step = {.kind = kind, .text = qr_tokenizer_own(tokenizer, text), .text_len = text.len,
-                               .needle = qr_tokenizer_own(tokenizer, needle), .needle_len = needle.len};
+    qr_normalizer_step step = {.kind = kind,
+                               .text = qr_tokenizer_own(tokenizer, text),
+                               .text_len = text.len,
+                               .needle = qr_tokenizer_own(tokenizer, needle),
+                               .needle_len = needle.len};
     QR_VEC_PUSH(&tokenizer->normalizers, step);
 }
 
-static void push_decoder(qr_tokenizer *tokenizer, qr_decoder_step step) { QR_VEC_PUSH(&tokenizer->decoders, step); }
+static void push_decoder(qr_tokenizer *tokenizer, qr_decoder_step step)
+{
+    QR_VEC_PUSH(&tokenizer->decoders, step);
+}
 
 static qr_status load_gpt2(qr_tokenizer *tokenizer, const qr_vocab *vocab, const pre_row *pre, qr_error *err)
 {
@@ -308,19 +341,23 @@ static qr_status load_llama(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
         push_normalizer(tokenizer, QR_NORM_PREPEND, mark, QR_STR(""));
     push_normalizer(tokenizer, QR_NORM_REPLACE, mark, QR_STR(" "));
     char *space = qr_tokenizer_own(tokenizer, QR_STR(" "));
-    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_REPLACE, .text = space, .text_len = 1,
-                                              .needle = qr_tokenizer_own(tokenizer, mark), .needle_len = mark.len});
+    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_REPLACE,
+                                              .text = space,
+                                              .text_len = 1,
+                                              .needle = qr_tokenizer_own(tokenizer, mark),
+                                              .needle_len = mark.len});
     push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_BYTE_FALLBACK});
     push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_FUSE});
     if (vocab->add_space_prefix != 0)
-        push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_STRIP, .text = space, .text_len = 1, .start = 1});
+        push_decoder(tokenizer,
+                     (qr_decoder_step){.kind = QR_DEC_STRIP, .text = space, .text_len = 1, .start = 1});
     return QR_OK;
 }
 
 static qr_status load_bert(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
 {
-    qr_normalizer_step normalizer = {.kind = QR_NORM_BERT, .clean_text = true, .chinese = true, .strip_accents = true,
-                                     .lowercase = true};
+    qr_normalizer_step normalizer = {
+        .kind = QR_NORM_BERT, .clean_text = true, .chinese = true, .strip_accents = true, .lowercase = true};
     qr_pretokenizer_step pre = {.kind = QR_PRE_BERT};
     tokenizer->model = QR_MODEL_WORDPIECE;
     QR_VEC_PUSH(&tokenizer->normalizers, normalizer);
@@ -328,7 +365,9 @@ static qr_status load_bert(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_er
     tokenizer->wordpiece.prefix = qr_tokenizer_own(tokenizer, QR_STR("##"));
     tokenizer->wordpiece.chars_max = 100;
     tokenizer->wordpiece.unk = vocab->unk;
-    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_WORDPIECE, .text = tokenizer->wordpiece.prefix, .text_len = 2,
+    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_WORDPIECE,
+                                              .text = tokenizer->wordpiece.prefix,
+                                              .text_len = 2,
                                               .cleanup = true});
     return add_tokens(tokenizer, vocab, true, err);
 }
@@ -336,8 +375,11 @@ static qr_status load_bert(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_er
 static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
 {
     qr_str mark = QR_STR("\xE2\x96\x81");
-    qr_pretokenizer_step pre = {.kind = QR_PRE_METASPACE, .text = qr_tokenizer_own(tokenizer, mark), .text_len = 3,
-                                .scheme = vocab->add_space_prefix != 0 ? QR_PREPEND_ALWAYS : QR_PREPEND_NEVER};
+    qr_pretokenizer_step pre = {.kind = QR_PRE_METASPACE,
+                                .text = qr_tokenizer_own(tokenizer, mark),
+                                .text_len = 3,
+                                .scheme =
+                                    vocab->add_space_prefix != 0 ? QR_PREPEND_ALWAYS : QR_PREPEND_NEVER};
     tokenizer->model = QR_MODEL_UNIGRAM;
     if (vocab->scores == NULL)
         return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of model t5 has no scores", tokenizer->name);
@@ -349,7 +391,9 @@ static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_erro
     if (vocab->remove_extra_whitespaces == 1)
         push_normalizer(tokenizer, QR_NORM_SPACES, QR_STR(""), QR_STR(""));
     QR_VEC_PUSH(&tokenizer->pretokenizers, pre);
-    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_METASPACE, .text = pre.text, .text_len = 3,
+    push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_METASPACE,
+                                              .text = pre.text,
+                                              .text_len = 3,
                                               .prefix = vocab->add_space_prefix != 0});
     tokenizer->unigram.scores = qr_alloc((size_t)vocab->token_count * sizeof(double));
     for (int32_t id = 0; id < vocab->token_count; id++)
@@ -390,7 +434,8 @@ static void set_special(qr_tokenizer *tokenizer, qr_special_name name, int32_t i
 {
     tokenizer->special_ids[name] = id;
     if (id >= 0)
-        tokenizer->special_text[name] = qr_tokenizer_own(tokenizer, qr_token_table_text(&tokenizer->spelled, id));
+        tokenizer->special_text[name] =
+            qr_tokenizer_own(tokenizer, qr_token_table_text(&tokenizer->spelled, id));
 }
 
 static qr_status load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
@@ -410,8 +455,8 @@ static qr_status load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
     } else if (qr_str_equals(vocab->model, "t5")) {
         status = load_t5(tokenizer, vocab, err);
     } else {
-        return qr_fail(err, QR_UNSUPPORTED, "%s: tokenizer.ggml.model '%.*s' is not supported", tokenizer->name,
-                       (int)QR_MIN(vocab->model.len, 40u), vocab->model.data);
+        return qr_fail(err, QR_UNSUPPORTED, "%s: tokenizer.ggml.model '%.*s' is not supported",
+                       tokenizer->name, (int)QR_MIN(vocab->model.len, 40u), vocab->model.data);
     }
     if (status != QR_OK)
         return status;
@@ -426,7 +471,8 @@ static qr_status load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
     return status;
 }
 
-qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, qr_tokenizer **out, qr_error *err)
+qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, qr_tokenizer **out,
+                                       qr_error *err)
 {
     qr_status status = check_vocab(vocab, name, err);
     if (status != QR_OK)

@@ -108,18 +108,22 @@ static int32_t next_added_id(const qr_tokenizer *tokenizer)
     int32_t most = -1;
     for (size_t i = 0; i < tokenizer->added.count; i++)
         most = QR_MAX(most, tokenizer->added.data[i].id);
-    return most >= tokenizer->model_count || (tokenizer->model_count == 0 && most >= 0) ? most + 1 : tokenizer->model_count;
+    return most >= tokenizer->model_count || (tokenizer->model_count == 0 && most >= 0)
+               ? most + 1
+               : tokenizer->model_count;
 }
 
-qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token token, int32_t wanted, qr_error *err)
+qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token token, int32_t wanted,
+                           qr_error *err)
 {
     if (text.len == 0) /* the reference ignores it */
         return QR_OK;
     if (text.len > QR_TOKEN_BYTES_MAX || tokenizer->added.count >= QR_ADDED_MAX)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: added_tokens: %zu tokens, one of %zu bytes", tokenizer->name,
-                       tokenizer->added.count, text.len);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: added_tokens: %zu tokens, one of %zu bytes",
+                       tokenizer->name, tokenizer->added.count, text.len);
     int32_t id = wanted >= 0 ? wanted : qr_tokenizer_id_of(tokenizer, text);
-    bool known = id >= 0 && (size_t)id < tokenizer->flags.count && (tokenizer->flags.data[id] & QR_TOKEN_PRESENT);
+    bool known =
+        id >= 0 && (size_t)id < tokenizer->flags.count && (tokenizer->flags.data[id] & QR_TOKEN_PRESENT);
     if (id < 0)
         id = next_added_id(tokenizer);
     if (id >= QR_TOKEN_ID_MAX)
@@ -148,14 +152,14 @@ qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token 
 typedef struct model_reader {
     qr_tokenizer *tokenizer;
     qr_json_scan scan;
-    qr_buf key, left, right;     /* unescaped strings */
+    qr_buf key, left, right; /* unescaped strings */
     bool have_type, have_vocab, have_merges, prefix_given;
     bool byte_fallback, fuse_unk, fuse_given, ignore_merges;
     int64_t unk_id;
     int64_t chars_max;
     char *unk_token, *prefix, *suffix; /* owned by the tokenizer */
     QR_VEC(double) scores;
-    qr_json_scan merges;         /* where the merges stand, when they come before the vocabulary */
+    qr_json_scan merges; /* where the merges stand, when they come before the vocabulary */
     bool merges_later;
     qr_error *err;
 } model_reader;
@@ -185,9 +189,10 @@ static bool read_string(qr_json_scan *scan, qr_buf *buf, qr_str *out)
 
 static qr_status bad_token(const model_reader *reader, qr_str text, int64_t id)
 {
-    return qr_fail(reader->err, QR_BAD_FILE, "%s: model: vocab: '%.*s' has id %lld (0 to %d, at most %d bytes)",
-                   reader->tokenizer->name, (int)QR_MIN(text.len, 40u), text.data, (long long)id, QR_TOKEN_ID_MAX - 1,
-                   QR_TOKEN_BYTES_MAX);
+    return qr_fail(reader->err, QR_BAD_FILE,
+                   "%s: model: vocab: '%.*s' has id %lld (0 to %d, at most %d bytes)",
+                   reader->tokenizer->name, (int)QR_MIN(text.len, 40u), text.data, (long long)id,
+                   QR_TOKEN_ID_MAX - 1, QR_TOKEN_BYTES_MAX);
 }
 
 /* {"token": id, ...} */
@@ -227,8 +232,9 @@ static qr_status read_vocab_array(model_reader *reader)
     while (qr_json_scan_item(scan)) {
         qr_str text;
         double score;
-        if (!qr_json_scan_array(scan) || !qr_json_scan_item(scan) || !read_string(scan, &reader->key, &text) ||
-            !qr_json_scan_item(scan) || !qr_json_scan_number(scan, &score))
+        if (!qr_json_scan_array(scan) || !qr_json_scan_item(scan) ||
+            !read_string(scan, &reader->key, &text) || !qr_json_scan_item(scan) ||
+            !qr_json_scan_number(scan, &score))
             break;
         while (qr_json_scan_item(scan))
             qr_json_scan_skip(scan);
@@ -261,13 +267,15 @@ static qr_status bad_merge(const model_reader *reader, const merge_batch *batch,
 {
     const char *what = entry->ids[0] < 0 ? "the first" : entry->ids[1] < 0 ? "the second" : "the result";
     const char *text = batch->text.data + entry->offset;
-    return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: '%.*s' with '%.*s' (number %u): %s is not in the vocabulary",
+    return qr_fail(reader->err, QR_BAD_FILE,
+                   "%s: model: merges: '%.*s' with '%.*s' (number %u): %s is not in the vocabulary",
                    reader->tokenizer->name, (int)QR_MIN(entry->left_len, 40u), text,
                    (int)QR_MIN(entry->len - entry->left_len, 40u), text + entry->left_len, entry->rank, what);
 }
 
 /* With a continuing_subword_prefix the result is spelled without the right part's. */
-static int32_t find_prefixed(model_reader *reader, const qr_token_table *table, const char *text, const merge_entry *entry)
+static int32_t find_prefixed(model_reader *reader, const qr_token_table *table, const char *text,
+                             const merge_entry *entry)
 {
     size_t cut = QR_MIN(strlen(reader->prefix), entry->len - entry->left_len);
     qr_buf_clear(&reader->key);
@@ -296,7 +304,8 @@ static qr_status flush_merges(model_reader *reader, merge_batch *batch)
         merge_entry *entry = &batch->entries[i];
         const char *text = batch->text.data + entry->offset;
         entry->ids[0] = qr_token_table_find_hashed(table, entry->hashes[0], text, entry->left_len);
-        entry->ids[1] = qr_token_table_find_hashed(table, entry->hashes[1], text + entry->left_len, entry->len - entry->left_len);
+        entry->ids[1] = qr_token_table_find_hashed(table, entry->hashes[1], text + entry->left_len,
+                                                   entry->len - entry->left_len);
         if (reader->prefix != NULL)
             entry->ids[2] = find_prefixed(reader, table, text, entry);
         else
@@ -307,7 +316,8 @@ static qr_status flush_merges(model_reader *reader, merge_batch *batch)
     }
     for (size_t i = 0; i < batch->count; i++) {
         merge_entry *entry = &batch->entries[i];
-        qr_bpe_add(&tokenizer->bpe, (uint32_t)entry->ids[0], (uint32_t)entry->ids[1], entry->rank, (uint32_t)entry->ids[2]);
+        qr_bpe_add(&tokenizer->bpe, (uint32_t)entry->ids[0], (uint32_t)entry->ids[1], entry->rank,
+                   (uint32_t)entry->ids[2]);
     }
     batch->count = 0;
     qr_buf_clear(&batch->text);
@@ -328,8 +338,10 @@ static qr_status check_unused_merge(const model_reader *reader, qr_str left, qr_
     const qr_tokenizer *tokenizer = reader->tokenizer;
     if (qr_tokenizer_id_of(tokenizer, left) >= 0 && qr_tokenizer_id_of(tokenizer, right) >= 0)
         return QR_OK;
-    return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: '%.*s' with '%.*s' (number %u): not in the vocabulary",
-                   tokenizer->name, (int)QR_MIN(left.len, 40u), left.data, (int)QR_MIN(right.len, 40u), right.data, rank);
+    return qr_fail(reader->err, QR_BAD_FILE,
+                   "%s: model: merges: '%.*s' with '%.*s' (number %u): not in the vocabulary",
+                   tokenizer->name, (int)QR_MIN(left.len, 40u), left.data, (int)QR_MIN(right.len, 40u),
+                   right.data, rank);
 }
 
 static qr_status add_merge(model_reader *reader, merge_batch *batch, qr_str left, qr_str right, uint32_t rank)
@@ -353,8 +365,9 @@ static qr_status read_merge(model_reader *reader, qr_json_scan *scan, merge_batc
 {
     qr_str left, right;
     if (qr_json_scan_peek(scan) == '[') {
-        bool pair = qr_json_scan_array(scan) && qr_json_scan_item(scan) && read_string(scan, &reader->left, &left) &&
-                    qr_json_scan_item(scan) && read_string(scan, &reader->right, &right) && !qr_json_scan_item(scan);
+        bool pair = qr_json_scan_array(scan) && qr_json_scan_item(scan) &&
+                    read_string(scan, &reader->left, &left) && qr_json_scan_item(scan) &&
+                    read_string(scan, &reader->right, &right) && !qr_json_scan_item(scan);
         if (scan->failed)
             return QR_OK; /* the caller says what */
         if (!pair)
@@ -367,7 +380,8 @@ static qr_status read_merge(model_reader *reader, qr_json_scan *scan, merge_batc
     const char *space = memchr(left.data, ' ', left.len);
     size_t first = space != NULL ? (size_t)(space - left.data) : 0;
     if (space == NULL || memchr(space + 1, ' ', left.len - first - 1) != NULL)
-        return qr_fail(reader->err, QR_BAD_FILE, "%s: model: merges: number %u, '%.*s', is not two parts with a space between",
+        return qr_fail(reader->err, QR_BAD_FILE,
+                       "%s: model: merges: number %u, '%.*s', is not two parts with a space between",
                        reader->tokenizer->name, rank, (int)QR_MIN(left.len, 60u), left.data);
     right = qr_str_make(space + 1, left.len - first - 1);
     return add_merge(reader, batch, qr_str_make(left.data, first), right, rank);
@@ -378,8 +392,8 @@ static qr_status read_merges(model_reader *reader, qr_json_scan *scan)
     qr_tokenizer *tokenizer = reader->tokenizer;
     uint32_t rank = 0;
     if (tokenizer->flags.count > QR_BPE_ID_MAX)
-        return qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: ids up to %zu, more than %d", tokenizer->name,
-                       tokenizer->flags.count - 1, QR_BPE_ID_MAX);
+        return qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: ids up to %zu, more than %d",
+                       tokenizer->name, tokenizer->flags.count - 1, QR_BPE_ID_MAX);
     qr_bpe_init(&tokenizer->bpe, (size_t)tokenizer->model_count * 2);
     if (qr_json_scan_peek(scan) != '[') { /* an empty object, as one converter writes it */
         qr_json_scan_skip(scan);
@@ -390,7 +404,8 @@ static qr_status read_merges(model_reader *reader, qr_json_scan *scan)
     qr_json_scan_array(scan);
     while (status == QR_OK && qr_json_scan_item(scan)) {
         if (rank == QR_BPE_RANK_MAX)
-            status = qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: more than %d merges", tokenizer->name, QR_BPE_RANK_MAX);
+            status = qr_fail(reader->err, QR_LIMIT_EXCEEDED, "%s: model: more than %d merges",
+                             tokenizer->name, QR_BPE_RANK_MAX);
         else
             status = read_merge(reader, scan, batch, rank++);
     }
@@ -435,8 +450,8 @@ static qr_status read_type(model_reader *reader)
             return QR_OK;
         }
     }
-    return qr_fail(reader->err, QR_UNSUPPORTED, "%s: model: type '%.*s' is not supported", reader->tokenizer->name,
-                   (int)QR_MIN(text.len, 40u), text.data);
+    return qr_fail(reader->err, QR_UNSUPPORTED, "%s: model: type '%.*s' is not supported",
+                   reader->tokenizer->name, (int)QR_MIN(text.len, 40u), text.data);
 }
 
 static qr_status read_dropout(model_reader *reader)
@@ -445,7 +460,8 @@ static qr_status read_dropout(model_reader *reader)
     if (qr_json_scan_peek(&reader->scan) == 'n')
         qr_json_scan_null(&reader->scan);
     else if (qr_json_scan_number(&reader->scan, &dropout) && dropout != 0)
-        return qr_fail(reader->err, QR_UNSUPPORTED, "%s: model: dropout of %g", reader->tokenizer->name, dropout);
+        return qr_fail(reader->err, QR_UNSUPPORTED, "%s: model: dropout of %g", reader->tokenizer->name,
+                       dropout);
     return QR_OK;
 }
 
@@ -531,9 +547,9 @@ static qr_status set_model(model_reader *reader)
     if (!reader->have_vocab)
         return qr_fail(reader->err, QR_BAD_FILE, "%s: model: has no vocab", tokenizer->name);
     if (!reader->have_type)
-        tokenizer->model = reader->have_merges ? QR_MODEL_BPE
+        tokenizer->model = reader->have_merges                                ? QR_MODEL_BPE
                            : reader->chars_max >= 0 || reader->prefix != NULL ? QR_MODEL_WORDPIECE
-                                                                             : QR_MODEL_WORDLEVEL;
+                                                                              : QR_MODEL_WORDLEVEL;
     qr_bpe *bpe = &tokenizer->bpe;
     switch (tokenizer->model) {
     case QR_MODEL_UNIGRAM: return set_unigram(reader);
@@ -545,7 +561,8 @@ static qr_status set_model(model_reader *reader)
             reader->unk_token = qr_tokenizer_own(
                 tokenizer, tokenizer->model == QR_MODEL_WORDPIECE ? QR_STR("[UNK]") : QR_STR("<unk>"));
         tokenizer->wordpiece.prefix = reader->prefix;
-        tokenizer->wordpiece.chars_max = reader->chars_max >= 0 ? (uint32_t)QR_MIN(reader->chars_max, UINT32_MAX) : 100;
+        tokenizer->wordpiece.chars_max =
+            reader->chars_max >= 0 ? (uint32_t)QR_MIN(reader->chars_max, UINT32_MAX) : 100;
         return find_unk(reader, &tokenizer->wordpiece.unk);
     case QR_MODEL_BPE: break;
     }
@@ -620,7 +637,8 @@ static qr_status parse_added(qr_tokenizer *tokenizer, const qr_json *json, qr_er
         const qr_json *item = qr_json_at(json, i);
         qr_str text = qr_json_string(qr_json_get(item, "content"));
         if (text.data == NULL)
-            return qr_fail(err, QR_BAD_FILE, "%s: added_tokens: number %zu has no content", tokenizer->name, i);
+            return qr_fail(err, QR_BAD_FILE, "%s: added_tokens: number %zu has no content", tokenizer->name,
+                           i);
         bool special = qr_json_bool(qr_json_get(item, "special"), false);
         qr_added_token token = {.special = special,
                                 .lstrip = qr_json_bool(qr_json_get(item, "lstrip"), false),
@@ -646,21 +664,23 @@ static void parse_padding(qr_tokenizer *tokenizer, const qr_json *json)
         return;
     const qr_json *strategy = qr_json_get(json, "strategy");
     uint32_t id = bounded(json, "pad_id");
-    tokenizer->padding = (qr_padding){.on = true,
-                                      .fixed = qr_json_get(strategy, "Fixed") != NULL,
-                                      .left = qr_str_equals(qr_json_string(qr_json_get(json, "direction")), "Left"),
-                                      .length = bounded(strategy, "Fixed"),
-                                      .multiple = bounded(json, "pad_to_multiple_of"),
-                                      .id = (int32_t)QR_MIN(id, (uint32_t)QR_TOKEN_ID_MAX - 1)};
+    tokenizer->padding =
+        (qr_padding){.on = true,
+                     .fixed = qr_json_get(strategy, "Fixed") != NULL,
+                     .left = qr_str_equals(qr_json_string(qr_json_get(json, "direction")), "Left"),
+                     .length = bounded(strategy, "Fixed"),
+                     .multiple = bounded(json, "pad_to_multiple_of"),
+                     .id = (int32_t)QR_MIN(id, (uint32_t)QR_TOKEN_ID_MAX - 1)};
 }
 
 static void parse_truncation(qr_tokenizer *tokenizer, const qr_json *json)
 {
     if (!qr_json_is(json, QR_JSON_OBJECT))
         return;
-    tokenizer->truncation = (qr_truncation){.on = true,
-                                            .left = qr_str_equals(qr_json_string(qr_json_get(json, "direction")), "Left"),
-                                            .length = bounded(json, "max_length")};
+    tokenizer->truncation =
+        (qr_truncation){.on = true,
+                        .left = qr_str_equals(qr_json_string(qr_json_get(json, "direction")), "Left"),
+                        .length = bounded(json, "max_length")};
 }
 
 typedef struct small_parts {
@@ -694,10 +714,16 @@ static void free_parts(small_parts *parts)
 /* Reads the top level; the model as soon as its pre-tokenizer is known. */
 static qr_status read_top(qr_tokenizer *tokenizer, qr_str json, small_parts *parts, qr_error *err)
 {
-    struct { const char *key; qr_json **part; } rows[] = {
-        {"added_tokens", &parts->added}, {"normalizer", &parts->normalizer}, {"pre_tokenizer", &parts->pretokenizer},
-        {"post_processor", &parts->post}, {"decoder", &parts->decoder}, {"padding", &parts->padding},
-        {"truncation", &parts->truncation}};
+    struct {
+        const char *key;
+        qr_json **part;
+    } rows[] = {{"added_tokens", &parts->added},
+                {"normalizer", &parts->normalizer},
+                {"pre_tokenizer", &parts->pretokenizer},
+                {"post_processor", &parts->post},
+                {"decoder", &parts->decoder},
+                {"padding", &parts->padding},
+                {"truncation", &parts->truncation}};
     qr_json_scan scan, model;
     qr_str key;
     bool have_model = false, model_later = false;
@@ -762,7 +788,8 @@ static qr_status load_config(qr_tokenizer *tokenizer, qr_str config, const char 
     return status;
 }
 
-qr_status qr_text_tokenizer_from_json(qr_str json, qr_str config_json, const char *name, qr_tokenizer **out, qr_error *err)
+qr_status qr_text_tokenizer_from_json(qr_str json, qr_str config_json, const char *name, qr_tokenizer **out,
+                                      qr_error *err)
 {
     qr_tokenizer *tokenizer = qr_tokenizer_make(name);
     qr_status status = load_json(tokenizer, json, err);
@@ -800,7 +827,8 @@ static qr_status load_template_files(qr_tokenizer *tokenizer, const char *dir, q
         status = read_beside(dir, "chat_template.json", &text, err);
         if (status == QR_OK && text.len > 0)
             status = qr_json_parse(qr_buf_str(&text), &qr_json_limits_file, &json, err);
-        qr_str source = json != NULL ? qr_json_string(qr_json_get(json, "chat_template")) : qr_str_make(NULL, 0);
+        qr_str source =
+            json != NULL ? qr_json_string(qr_json_get(json, "chat_template")) : qr_str_make(NULL, 0);
         if (status == QR_OK && source.data != NULL && tokenizer->template_source == NULL)
             status = qr_tokenizer_load_template(tokenizer, source, err);
     }
@@ -834,7 +862,8 @@ qr_status qr_text_tokenizer_from_dir(const char *dir, qr_tokenizer **out, qr_err
     }
     qr_tokenizer *tokenizer = qr_tokenizer_make(path);
     if (map.bytes > FILE_BYTES_MAX)
-        status = qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %zu bytes, more than %d", path, map.bytes, FILE_BYTES_MAX);
+        status =
+            qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %zu bytes, more than %d", path, map.bytes, FILE_BYTES_MAX);
     else
         status = load_json(tokenizer, qr_str_make((const char *)map.data, map.bytes), err);
     qr_file_map_close(&map);

@@ -6,9 +6,13 @@ enum { NEST_MAX = 16 };
 
 /* Walks `json` and the members of its Sequences in order, calling `leaf` on everything else. */
 static qr_status each_leaf(qr_tokenizer *tokenizer, const qr_json *json, const char *list, const char *part,
-                           qr_status (*leaf)(qr_tokenizer *, const qr_json *, qr_str, qr_error *), qr_error *err)
+                           qr_status (*leaf)(qr_tokenizer *, const qr_json *, qr_str, qr_error *),
+                           qr_error *err)
 {
-    struct { const qr_json *items; size_t at; } stack[NEST_MAX];
+    struct {
+        const qr_json *items;
+        size_t at;
+    } stack[NEST_MAX];
     int depth = 0, steps = 0;
     const qr_json *node = json;
     for (;;) {
@@ -17,10 +21,12 @@ static qr_status each_leaf(qr_tokenizer *tokenizer, const qr_json *json, const c
             if (type.data == NULL)
                 return qr_fail(err, QR_BAD_FILE, "%s: %s: has no \"type\"", tokenizer->name, part);
             if (++steps > QR_STEPS_MAX)
-                return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %s: more than %d steps", tokenizer->name, part, QR_STEPS_MAX);
+                return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %s: more than %d steps", tokenizer->name, part,
+                               QR_STEPS_MAX);
             if (qr_str_equals(type, "Sequence")) {
                 if (depth == NEST_MAX)
-                    return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %s: nested deeper than %d", tokenizer->name, part, NEST_MAX);
+                    return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %s: nested deeper than %d", tokenizer->name,
+                                   part, NEST_MAX);
                 stack[depth].items = qr_json_get(node, list);
                 stack[depth++].at = 0;
             } else {
@@ -62,14 +68,16 @@ static qr_status parse_pattern(qr_tokenizer *tokenizer, const qr_json *json, con
                                size_t *needle_len, qr_pattern **pattern, qr_error *err)
 {
     const qr_json *node = qr_json_get(json, "pattern");
-    qr_str text = qr_json_string(qr_json_get(node, "String")), regex = qr_json_string(qr_json_get(node, "Regex"));
+    qr_str text = qr_json_string(qr_json_get(node, "String")),
+           regex = qr_json_string(qr_json_get(node, "Regex"));
     if (text.data != NULL) {
         *needle = qr_tokenizer_own(tokenizer, text);
         *needle_len = text.len;
         return QR_OK;
     }
     if (regex.data == NULL)
-        return qr_fail(err, QR_BAD_FILE, "%s: %s: pattern is neither String nor Regex", tokenizer->name, part);
+        return qr_fail(err, QR_BAD_FILE, "%s: %s: pattern is neither String nor Regex", tokenizer->name,
+                       part);
     qr_status status = qr_pattern_new(regex, pattern, err);
     if (status != QR_OK)
         qr_error_prefix(err, "%s: %s", tokenizer->name, part);
@@ -112,8 +120,8 @@ qr_status qr_tokenizer_add_charsmap(qr_tokenizer *tokenizer, qr_str map, qr_erro
     if (map.len >= 4)
         memcpy(&trie_bytes, map.data, 4);
     if (map.len < 4 || trie_bytes % 4 != 0 || trie_bytes > map.len - 4)
-        return qr_fail(err, QR_BAD_FILE, "%s: normalizer: precompiled_charsmap: trie of %u bytes in %zu", tokenizer->name,
-                       trie_bytes, map.len);
+        return qr_fail(err, QR_BAD_FILE, "%s: normalizer: precompiled_charsmap: trie of %u bytes in %zu",
+                       tokenizer->name, trie_bytes, map.len);
     step.charsmap = (uint8_t *)qr_tokenizer_own(tokenizer, qr_str_make(map.data + 4, map.len - 4));
     step.trie_units = trie_bytes / 4;
     step.strings_len = map.len - 4 - trie_bytes;
@@ -129,7 +137,8 @@ static qr_status precompiled(qr_tokenizer *tokenizer, const qr_json *json, qr_er
     if (text.len == 0) /* nothing to replace */
         return QR_OK;
     if (!base64_decode(text, &map))
-        status = qr_fail(err, QR_BAD_FILE, "%s: normalizer: precompiled_charsmap is not base64", tokenizer->name);
+        status =
+            qr_fail(err, QR_BAD_FILE, "%s: normalizer: precompiled_charsmap is not base64", tokenizer->name);
     else
         status = qr_tokenizer_add_charsmap(tokenizer, qr_buf_str(&map), err);
     qr_buf_release(&map);
@@ -138,10 +147,14 @@ static qr_status precompiled(qr_tokenizer *tokenizer, const qr_json *json, qr_er
 
 static bool simple_normalizer(qr_str type, qr_normalizer_step *step)
 {
-    static const struct { const char *name; qr_normalizer_kind kind; qr_unicode_form form; } rows[] = {
-        {"NFC", QR_NORM_FORM, QR_FORM_NFC}, {"NFD", QR_NORM_FORM, QR_FORM_NFD}, {"NFKC", QR_NORM_FORM, QR_FORM_NFKC},
-        {"NFKD", QR_NORM_FORM, QR_FORM_NFKD}, {"Lowercase", QR_NORM_LOWERCASE, 0}, {"Nmt", QR_NORM_NMT, 0},
-        {"StripAccents", QR_NORM_STRIP_ACCENTS, 0}, {"ByteLevel", QR_NORM_BYTE_LEVEL, 0}};
+    static const struct {
+        const char *name;
+        qr_normalizer_kind kind;
+        qr_unicode_form form;
+    } rows[] = {{"NFC", QR_NORM_FORM, QR_FORM_NFC},         {"NFD", QR_NORM_FORM, QR_FORM_NFD},
+                {"NFKC", QR_NORM_FORM, QR_FORM_NFKC},       {"NFKD", QR_NORM_FORM, QR_FORM_NFKD},
+                {"Lowercase", QR_NORM_LOWERCASE, 0},        {"Nmt", QR_NORM_NMT, 0},
+                {"StripAccents", QR_NORM_STRIP_ACCENTS, 0}, {"ByteLevel", QR_NORM_BYTE_LEVEL, 0}};
     for (size_t i = 0; i < QR_COUNT_OF(rows); i++) {
         if (qr_str_equals(type, rows[i].name)) {
             step->kind = rows[i].kind;
@@ -177,7 +190,8 @@ static qr_status normalizer_leaf(qr_tokenizer *tokenizer, const qr_json *json, q
         step.text = own_member(tokenizer, json, "content", &step.text_len);
         if (step.text == NULL)
             return qr_fail(err, QR_BAD_FILE, "%s: normalizer: Replace without \"content\"", tokenizer->name);
-        qr_status status = parse_pattern(tokenizer, json, "normalizer", &step.needle, &step.needle_len, &step.pattern, err);
+        qr_status status =
+            parse_pattern(tokenizer, json, "normalizer", &step.needle, &step.needle_len, &step.pattern, err);
         if (status != QR_OK)
             return status;
     } else if (!simple_normalizer(type, &step)) {
@@ -194,10 +208,11 @@ qr_status qr_tokenizer_parse_normalizer(qr_tokenizer *tokenizer, const qr_json *
 
 /* ---- Pre-tokenizer ---- */
 
-static qr_status parse_behavior(const qr_tokenizer *tokenizer, const qr_json *json, qr_split_behavior fallback,
-                                qr_split_behavior *out, qr_error *err)
+static qr_status parse_behavior(const qr_tokenizer *tokenizer, const qr_json *json,
+                                qr_split_behavior fallback, qr_split_behavior *out, qr_error *err)
 {
-    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
+    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
+                                        "Contiguous"};
     qr_str name = qr_json_string(qr_json_get(json, "behavior"));
     *out = fallback;
     if (name.data == NULL)
@@ -208,11 +223,12 @@ static qr_status parse_behavior(const qr_tokenizer *tokenizer, const qr_json *js
             return QR_OK;
         }
     }
-    return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: behavior '%.*s'", tokenizer->name, (int)QR_MIN(name.len, 40u),
-                   name.data);
+    return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: behavior '%.*s'", tokenizer->name,
+                   (int)QR_MIN(name.len, 40u), name.data);
 }
 
-static qr_status split_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step, qr_error *err)
+static qr_status split_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step,
+                            qr_error *err)
 {
     step->kind = QR_PRE_SPLIT;
     step->invert = flag_of(json, "invert", false);
@@ -226,7 +242,8 @@ static qr_status split_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pre
     return parse_pattern(tokenizer, json, "pre_tokenizer", &step->text, &step->text_len, &step->pattern, err);
 }
 
-static qr_status metaspace_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step, qr_error *err)
+static qr_status metaspace_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step,
+                                qr_error *err)
 {
     qr_str scheme = qr_json_string(qr_json_get(json, "prepend_scheme"));
     bool has_prefix = qr_json_is(qr_json_get(json, "add_prefix_space"), QR_JSON_BOOL);
@@ -235,29 +252,34 @@ static qr_status metaspace_step(qr_tokenizer *tokenizer, const qr_json *json, qr
     step->split = flag_of(json, "split", true);
     step->text = own_member(tokenizer, json, "replacement", &step->text_len);
     if (step->text == NULL || step->text_len == 0)
-        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: Metaspace without \"replacement\"", tokenizer->name);
+        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: Metaspace without \"replacement\"",
+                       tokenizer->name);
     step->scheme = QR_PREPEND_ALWAYS;
     if (qr_str_equals(scheme, "never"))
         step->scheme = QR_PREPEND_NEVER;
     else if (qr_str_equals(scheme, "first"))
         step->scheme = QR_PREPEND_FIRST;
     else if (scheme.data != NULL && !qr_str_equals(scheme, "always"))
-        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: Metaspace: unknown prepend_scheme", tokenizer->name);
+        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: Metaspace: unknown prepend_scheme",
+                       tokenizer->name);
     if (has_prefix && !prefix) {
         if (scheme.data != NULL && step->scheme != QR_PREPEND_NEVER)
-            return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: Metaspace: add_prefix_space contradicts prepend_scheme",
+            return qr_fail(err, QR_BAD_FILE,
+                           "%s: pre_tokenizer: Metaspace: add_prefix_space contradicts prepend_scheme",
                            tokenizer->name);
         step->scheme = QR_PREPEND_NEVER;
     }
     return QR_OK;
 }
 
-static qr_status delimiter_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step, qr_error *err)
+static qr_status delimiter_step(qr_tokenizer *tokenizer, const qr_json *json, qr_pretokenizer_step *step,
+                                qr_error *err)
 {
     step->kind = QR_PRE_DELIMITER;
     step->text = own_member(tokenizer, json, "delimiter", &step->text_len);
     if (step->text == NULL || step->text_len == 0)
-        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: CharDelimiterSplit without \"delimiter\"", tokenizer->name);
+        return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: CharDelimiterSplit without \"delimiter\"",
+                       tokenizer->name);
     return QR_OK;
 }
 
@@ -292,7 +314,8 @@ static qr_status pretokenizer_leaf(qr_tokenizer *tokenizer, const qr_json *json,
     } else if (qr_str_equals(type, "FixedLength")) {
         int64_t length = qr_json_int(qr_json_get(json, "length"), 5);
         if (length < 1 || length > INT32_MAX)
-            return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: FixedLength of %lld", tokenizer->name, (long long)length);
+            return qr_fail(err, QR_BAD_FILE, "%s: pre_tokenizer: FixedLength of %lld", tokenizer->name,
+                           (long long)length);
         step.kind = QR_PRE_FIXED_LENGTH;
         step.length = (uint32_t)length;
     } else {
@@ -329,7 +352,8 @@ static qr_status wrap_pair(qr_tokenizer *tokenizer, const qr_json *json, bool ro
     int32_t before = pair_id(json, "cls"), after = pair_id(json, "sep");
     int second = roberta ? 0 : 1;
     if (before < 0 || after < 0)
-        return qr_fail(err, QR_BAD_FILE, "%s: post_processor: cls or sep is not [token, id]", tokenizer->name);
+        return qr_fail(err, QR_BAD_FILE, "%s: post_processor: cls or sep is not [token, id]",
+                       tokenizer->name);
     tokenizer->post.count = tokenizer->post_pair.count = 0;
     push_item(&tokenizer->post, before, 0);
     push_item(&tokenizer->post, QR_ITEM_TEXT, 0);
@@ -353,8 +377,8 @@ static qr_status template_special(qr_tokenizer *tokenizer, const qr_json *json, 
         if (qr_str_equal(qr_json_iter_key(it), name))
             ids = qr_json_get(qr_json_iter_value(it), "ids");
     if (name.data == NULL || ids == NULL)
-        return qr_fail(err, QR_BAD_FILE, "%s: post_processor: special token '%.*s' has no ids", tokenizer->name,
-                       (int)QR_MIN(name.len, 40u), name.data != NULL ? name.data : "");
+        return qr_fail(err, QR_BAD_FILE, "%s: post_processor: special token '%.*s' has no ids",
+                       tokenizer->name, (int)QR_MIN(name.len, 40u), name.data != NULL ? name.data : "");
     for (size_t i = 0; i < qr_json_count(ids); i++) {
         int64_t id = qr_json_int(qr_json_at(ids, i), -1);
         if (id < 0 || id >= QR_TOKEN_ID_MAX || items->count > QR_STEPS_MAX)
@@ -364,21 +388,24 @@ static qr_status template_special(qr_tokenizer *tokenizer, const qr_json *json, 
     return QR_OK;
 }
 
-static qr_status template_items(qr_tokenizer *tokenizer, const qr_json *json, const char *key, qr_template_items *items,
-                                qr_error *err)
+static qr_status template_items(qr_tokenizer *tokenizer, const qr_json *json, const char *key,
+                                qr_template_items *items, qr_error *err)
 {
     const qr_json *list = qr_json_get(json, key);
     qr_status status = QR_OK;
     items->count = 0;
     if (qr_json_count(list) > QR_STEPS_MAX)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: post_processor: template longer than %d", tokenizer->name, QR_STEPS_MAX);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: post_processor: template longer than %d", tokenizer->name,
+                       QR_STEPS_MAX);
     for (size_t i = 0; i < qr_json_count(list) && status == QR_OK; i++) {
         const qr_json *token = qr_json_get(qr_json_at(list, i), "SpecialToken");
         const qr_json *text = qr_json_get(qr_json_at(list, i), "Sequence");
         if (token != NULL)
             status = template_special(tokenizer, json, token, items, err);
         else if (text != NULL)
-            push_item(items, qr_str_equals(qr_json_string(qr_json_get(text, "id")), "B") ? QR_ITEM_SECOND : QR_ITEM_TEXT,
+            push_item(items,
+                      qr_str_equals(qr_json_string(qr_json_get(text, "id")), "B") ? QR_ITEM_SECOND
+                                                                                  : QR_ITEM_TEXT,
                       qr_json_int(qr_json_get(text, "type_id"), 0));
     }
     return status;
@@ -408,7 +435,8 @@ qr_status qr_tokenizer_parse_post(qr_tokenizer *tokenizer, const qr_json *json, 
 
 /* ---- Decoder ---- */
 
-static qr_status replace_decoder(qr_tokenizer *tokenizer, const qr_json *json, qr_decoder_step *step, qr_error *err)
+static qr_status replace_decoder(qr_tokenizer *tokenizer, const qr_json *json, qr_decoder_step *step,
+                                 qr_error *err)
 {
     step->kind = QR_DEC_REPLACE;
     step->text = own_member(tokenizer, json, "content", &step->text_len);
@@ -442,7 +470,9 @@ static qr_status decoder_leaf(qr_tokenizer *tokenizer, const qr_json *json, qr_s
         qr_status status = metaspace_step(tokenizer, json, &like, err);
         if (status != QR_OK)
             return status;
-        step = (qr_decoder_step){.kind = QR_DEC_METASPACE, .text = like.text, .text_len = like.text_len,
+        step = (qr_decoder_step){.kind = QR_DEC_METASPACE,
+                                 .text = like.text,
+                                 .text_len = like.text_len,
                                  .prefix = like.scheme != QR_PREPEND_NEVER};
     } else if (qr_str_equals(type, "WordPiece")) {
         step.kind = QR_DEC_WORDPIECE;

@@ -24,8 +24,8 @@ uint32_t qr_token_hash(const void *text, size_t len)
     } else if (len > 0) {
         a = p[0] | (uint64_t)p[len / 2] << 8 | (uint64_t)p[len - 1] << 16;
     }
-    unsigned __int128 product = (unsigned __int128)(a ^ UINT64_C(0xA0761D6478BD642F)) *
-                                (b ^ UINT64_C(0xE7037ED1A0B428DB) ^ len);
+    unsigned __int128 product =
+        (unsigned __int128)(a ^ UINT64_C(0xA0761D6478BD642F)) * (b ^ UINT64_C(0xE7037ED1A0B428DB) ^ len);
     uint64_t folded = (uint64_t)product ^ (uint64_t)(product >> 64);
     return (uint32_t)(folded ^ folded >> 32);
 }

@@ -52,7 +52,8 @@ qr_status qr_unigram_finish(qr_tokenizer *tokenizer, qr_error *err)
             unigram->min_score = unigram->scores[id];
     }
     if (bytes > 64 << 20)
-        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: model: pieces of %zu bytes in all", tokenizer->name, bytes);
+        return qr_fail(err, QR_LIMIT_EXCEEDED, "%s: model: pieces of %zu bytes in all", tokenizer->name,
+                       bytes);
     while (capacity < bytes * 2)
         capacity *= 2;
     unigram->trie_mask = capacity - 1;
@@ -165,8 +166,9 @@ qr_status qr_unigram_word(qr_encoder *encoder, const uint8_t *word, size_t len, 
             continue;
         }
         if (unigram->unk < 0)
-            return qr_fail(err, QR_INVALID_ARGUMENT, "tokenizer: text holds a character that the vocabulary lacks and "
-                                                     "there is no unknown token");
+            return qr_fail(err, QR_INVALID_ARGUMENT,
+                           "tokenizer: text holds a character that the vocabulary lacks and "
+                           "there is no unknown token");
         while (unigram->fuse_unk && i + 1 < count && encoder->nodes.data[ends[i + 1]] == unigram->unk)
             i++;
         push_unknown(encoder, word, start, ends[i], ids);

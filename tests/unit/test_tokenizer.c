@@ -12,14 +12,16 @@
 #include "support/loader_images.h"
 #include "text/tokenizer_impl.h"
 
-#define BPE_TAIL "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\"," \
-                 "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xC4\xA0\":3,\"\xC4\xA0" "a\":4,\"<\":5,\">\":6,\"|\":7,\"\xC3\xA9\":8," \
-                 "\"\xC3\x83\":9,\"\xC2\xA9\":10,\"'\":11,\"s\":12,\"1\":13,\"\xC4\x8A\":14}," \
-                 "\"merges\":[\"a b\",\"\xC4\xA0 a\"]}}"
-static const char byte_bpe[] = "{\"added_tokens\":[{\"id\":15,\"content\":\"<|a|>\",\"special\":true,\"normalized\":false},"
-                               "{\"id\":16,\"content\":\"<b>\",\"special\":false,\"normalized\":false}],"
-                               "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
-                               BPE_TAIL;
+#define BPE_TAIL                                                                                \
+    "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\"," \
+    "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xC4\xA0\":3,\"\xC4\xA0"                             \
+    "a\":4,\"<\":5,\">\":6,\"|\":7,\"\xC3\xA9\":8,"                                             \
+    "\"\xC3\x83\":9,\"\xC2\xA9\":10,\"'\":11,\"s\":12,\"1\":13,\"\xC4\x8A\":14},"               \
+    "\"merges\":[\"a b\",\"\xC4\xA0 a\"]}}"
+static const char byte_bpe[] =
+    "{\"added_tokens\":[{\"id\":15,\"content\":\"<|a|>\",\"special\":true,\"normalized\":false},"
+    "{\"id\":16,\"content\":\"<b>\",\"special\":false,\"normalized\":false}],"
+    "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}," BPE_TAIL;
 
 static qr_tokenizer *load(const char *json, const char *config)
 {
@@ -30,8 +32,8 @@ static qr_tokenizer *load(const char *json, const char *config)
     return tokenizer;
 }
 
-static void assert_ids(const qr_tokenizer *tokenizer, const char *text, size_t len, const qr_encode_options *options,
-                       const int32_t *want, size_t want_count)
+static void assert_ids(const qr_tokenizer *tokenizer, const char *text, size_t len,
+                       const qr_encode_options *options, const int32_t *want, size_t want_count)
 {
     int32_t *ids = NULL;
     size_t count = 0;
@@ -44,8 +46,8 @@ static void assert_ids(const qr_tokenizer *tokenizer, const char *text, size_t l
         assert_memory_equal(ids, want, count * sizeof(*ids));
     qr_ids_free(ids);
 }
-#define ASSERT_IDS(tokenizer, text, options, ...)                                                                  \
-    assert_ids(tokenizer, text, sizeof(text) - 1, options, (const int32_t[]){__VA_ARGS__},                         \
+#define ASSERT_IDS(tokenizer, text, options, ...)                                          \
+    assert_ids(tokenizer, text, sizeof(text) - 1, options, (const int32_t[]){__VA_ARGS__}, \
                sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
 
 static void byte_ff_keeps_text_from_becoming_a_special_token(void **state)
@@ -54,8 +56,14 @@ static void byte_ff_keeps_text_from_becoming_a_special_token(void **state)
     qr_tokenizer *t = load(byte_bpe, NULL);
     ASSERT_IDS(t, "<|a|>ab", NULL, 15, 2);
     ASSERT_IDS(t, "<\xFF|a|>ab", NULL, 5, 7, 0, 7, 6, 2);
-    ASSERT_IDS(t, "a\xFF" "b", NULL, 0, 1);
-    ASSERT_IDS(t, "\xFF\xFF" "ab\xFF", NULL, 2);
+    ASSERT_IDS(t,
+               "a\xFF"
+               "b",
+               NULL, 0, 1);
+    ASSERT_IDS(t,
+               "\xFF\xFF"
+               "ab\xFF",
+               NULL, 2);
     assert_ids(t, "", 0, NULL, NULL, 0);
     assert_ids(t, "\xFF", 1, NULL, NULL, 0);
     qr_tokenizer_close(t);
@@ -113,12 +121,17 @@ static void tokens_are_found_by_their_spelling(void **state)
     (void)state;
     qr_tokenizer *t = load(byte_bpe, NULL);
     bool special = false;
-    assert_int_equal(qr_tokenizer_find(t, "\xC4\xA0" "a", 3), 4);
+    assert_int_equal(qr_tokenizer_find(t,
+                                       "\xC4\xA0"
+                                       "a",
+                                       3),
+                     4);
     assert_int_equal(qr_tokenizer_find(t, "<|a|>", 5), 15);
     assert_int_equal(qr_tokenizer_find(t, "zz", 2), -1);
     assert_string_equal(qr_tokenizer_token(t, 15, &special), "<|a|>");
     assert_true(special);
-    assert_string_equal(qr_tokenizer_token(t, 4, &special), "\xC4\xA0" "a");
+    assert_string_equal(qr_tokenizer_token(t, 4, &special), "\xC4\xA0"
+                                                            "a");
     assert_false(special);
     qr_tokenizer_close(t);
 }
@@ -143,11 +156,25 @@ static void stream_holds_back_half_a_character(void **state)
 /* ---- GGUF ---- */
 
 static qr_tokenizer *load_vocab(const char *model, const char *pre, const qr_str *tokens, const float *scores,
-                                const int32_t *types, int32_t count, const qr_str *merges, int32_t merge_count)
+                                const int32_t *types, int32_t count, const qr_str *merges,
+                                int32_t merge_count)
 {
-    qr_vocab vocab = {.model = qr_str_of(model), .pre = qr_str_of(pre), .tokens = tokens, .scores = scores, .types = types,
-                      .token_count = count, .merges = merges, .merge_count = merge_count, .bos = 1, .eos = 2, .unk = 0,
-                      .pad = -1, .eot = -1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1,
+    qr_vocab vocab = {.model = qr_str_of(model),
+                      .pre = qr_str_of(pre),
+                      .tokens = tokens,
+                      .scores = scores,
+                      .types = types,
+                      .token_count = count,
+                      .merges = merges,
+                      .merge_count = merge_count,
+                      .bos = 1,
+                      .eos = 2,
+                      .unk = 0,
+                      .pad = -1,
+                      .eot = -1,
+                      .add_bos = -1,
+                      .add_eos = -1,
+                      .add_space_prefix = -1,
                       .remove_extra_whitespaces = -1};
     qr_tokenizer *tokenizer = NULL;
     qr_error err = {0};
@@ -159,8 +186,18 @@ static qr_tokenizer *load_vocab(const char *model, const char *pre, const qr_str
 static void sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes(void **state)
 {
     (void)state;
-    const qr_str tokens[] = {QR_STR("<unk>"), QR_STR("<s>"), QR_STR("</s>"), QR_STR("<0xC3>"), QR_STR("<0xA9>"), QR_STR("\xE2\x96\x81"),
-                             QR_STR("a"), QR_STR("b"), QR_STR("\xE2\x96\x81" "a"), QR_STR("ab"), QR_STR("aa")};
+    const qr_str tokens[] = {QR_STR("<unk>"),
+                             QR_STR("<s>"),
+                             QR_STR("</s>"),
+                             QR_STR("<0xC3>"),
+                             QR_STR("<0xA9>"),
+                             QR_STR("\xE2\x96\x81"),
+                             QR_STR("a"),
+                             QR_STR("b"),
+                             QR_STR("\xE2\x96\x81"
+                                    "a"),
+                             QR_STR("ab"),
+                             QR_STR("aa")};
     const float scores[] = {0, 0, 0, 0, 0, -5, -6, -7, -1, -2, -3};
     const int32_t types[] = {2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1};
     qr_tokenizer *t = load_vocab("llama", "default", tokens, scores, types, 11, NULL, 0);
@@ -180,8 +217,9 @@ static void sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes(voi
 static void control_and_user_tokens_of_a_vocabulary_are_added_tokens(void **state)
 {
     (void)state;
-    const qr_str tokens[] = {QR_STR("a"), QR_STR("<s>"), QR_STR("<|im_end|>"), QR_STR("\xC3\xBC"), QR_STR("b"), QR_STR("ab"), QR_STR("\xC3\x83"),
-                             QR_STR("1"), QR_STR("\xC2\xBC")};
+    const qr_str tokens[] = {QR_STR("a"),        QR_STR("<s>"), QR_STR("<|im_end|>"),
+                             QR_STR("\xC3\xBC"), QR_STR("b"),   QR_STR("ab"),
+                             QR_STR("\xC3\x83"), QR_STR("1"),   QR_STR("\xC2\xBC")};
     const int32_t types[] = {1, 3, 3, 4, 1, 1, 1, 1, 1};
     const qr_str merges[] = {QR_STR("a b")};
     qr_tokenizer *t = load_vocab("gpt2", "smollm", tokens, NULL, types, 9, merges, 1);
@@ -197,8 +235,15 @@ static void vocabularies_that_are_wrong_are_refused(void **state)
 {
     (void)state;
     const qr_str tokens[] = {QR_STR("a"), QR_STR("b")}, merges[] = {QR_STR("ab")};
-    qr_vocab vocab = {.model = QR_STR("gpt2"), .pre = QR_STR("no-such"), .tokens = tokens, .token_count = 2, .bos = -1, .eos = -1,
-                      .unk = -1, .pad = -1, .eot = -1};
+    qr_vocab vocab = {.model = QR_STR("gpt2"),
+                      .pre = QR_STR("no-such"),
+                      .tokens = tokens,
+                      .token_count = 2,
+                      .bos = -1,
+                      .eos = -1,
+                      .unk = -1,
+                      .pad = -1,
+                      .eot = -1};
     qr_tokenizer *tokenizer = NULL;
     qr_error err = {0};
     assert_int_equal(qr_text_tokenizer_from_vocab(&vocab, "x", &tokenizer, &err), QR_UNSUPPORTED);
@@ -214,7 +259,14 @@ static void vocabularies_that_are_wrong_are_refused(void **state)
     assert_int_equal(qr_text_tokenizer_from_vocab(&vocab, "x", &tokenizer, &err), QR_UNSUPPORTED);
     vocab.token_count = 0;
     assert_int_equal(qr_text_tokenizer_from_vocab(&vocab, "x", &tokenizer, &err), QR_BAD_FILE);
-    vocab = (qr_vocab){.model = QR_STR("t5"), .tokens = tokens, .token_count = 2, .bos = -1, .eos = -1, .unk = -1, .pad = -1, .eot = -1};
+    vocab = (qr_vocab){.model = QR_STR("t5"),
+                       .tokens = tokens,
+                       .token_count = 2,
+                       .bos = -1,
+                       .eos = -1,
+                       .unk = -1,
+                       .pad = -1,
+                       .eot = -1};
     assert_int_equal(qr_text_tokenizer_from_vocab(&vocab, "x", &tokenizer, &err), QR_BAD_FILE);
     assert_null(tokenizer);
 }
@@ -231,10 +283,12 @@ static void folder_brings_special_tokens_and_template(void **state)
     assert_int_equal(qr_text_tokenizer_from_dir(dir.path, &t, &err), QR_NOT_FOUND);
     temp_dir_write_text(&dir, "tokenizer.json", byte_bpe);
     temp_dir_write_text(&dir, "special_tokens_map.json", "{\"eos_token\":{\"content\":\"<|a|>\"}}");
-    temp_dir_write_text(&dir, "tokenizer_config.json",
-                        "{\"bos_token\":\"<b>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizer\","
-                        "\"added_tokens_decoder\":{\"17\":{\"content\":\"<c>\",\"special\":true}},"
-                        "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T\"},{\"name\":\"default\",\"template\":\"D\"}]}");
+    temp_dir_write_text(
+        &dir, "tokenizer_config.json",
+        "{\"bos_token\":\"<b>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizer\","
+        "\"added_tokens_decoder\":{\"17\":{\"content\":\"<c>\",\"special\":true}},"
+        "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T\"},{\"name\":\"default\",\"template\":"
+        "\"D\"}]}");
     assert_int_equal(qr_text_tokenizer_from_dir(dir.path, &t, &err), QR_OK);
     assert_int_equal(qr_tokenizer_eos(t), 15);
     assert_int_equal(qr_tokenizer_bos(t), 16);
@@ -262,9 +316,37 @@ static void folder_brings_special_tokens_and_template(void **state)
 
 static void random_text(uint64_t *rng, qr_buf *out)
 {
-    static const char *const parts[] = {" ", "  ", "\n", "\r\n", "\t", "'s", "'S", "'ll", "'\xC5\xBF", "'", "abc", "AbC", "ABC", "1", "1234567",
-                                        "!", "...", "/", "\xE4\xBD\xA0\xE5\xA5\xBD", "\xC2\xA0", "\xE3\x80\x80", "\xCC\x81", "\xC7\x85", "\xCA\xB0",
-                                        "\xC2\xBD", "\xF0\x9F\x99\x82", "\xE2\x80\xA8", "\xC2\x85", "//\n/", "\xE0\xA4\xBF", "\xD9\xA3"};
+    static const char *const parts[] = {" ",
+                                        "  ",
+                                        "\n",
+                                        "\r\n",
+                                        "\t",
+                                        "'s",
+                                        "'S",
+                                        "'ll",
+                                        "'\xC5\xBF",
+                                        "'",
+                                        "abc",
+                                        "AbC",
+                                        "ABC",
+                                        "1",
+                                        "1234567",
+                                        "!",
+                                        "...",
+                                        "/",
+                                        "\xE4\xBD\xA0\xE5\xA5\xBD",
+                                        "\xC2\xA0",
+                                        "\xE3\x80\x80",
+                                        "\xCC\x81",
+                                        "\xC7\x85",
+                                        "\xCA\xB0",
+                                        "\xC2\xBD",
+                                        "\xF0\x9F\x99\x82",
+                                        "\xE2\x80\xA8",
+                                        "\xC2\x85",
+                                        "//\n/",
+                                        "\xE0\xA4\xBF",
+                                        "\xD9\xA3"};
     qr_buf_clear(out);
     for (uint64_t n = 1 + qr_rng_next(rng) % 10; n > 0; n--) {
         if (qr_rng_next(rng) % 4 != 0) {
@@ -294,10 +376,12 @@ static void scanners_say_what_their_expressions_say(void **state)
             random_text(&rng, &text);
             qr_pattern_subject(pattern, match, qr_buf_str(&text));
             for (size_t at = 0; at < text.len;) {
-                size_t begin = 0, end = 0, next = qr_scanner_next(kind, (const uint8_t *)text.data, at, text.len);
+                size_t begin = 0, end = 0,
+                       next = qr_scanner_next(kind, (const uint8_t *)text.data, at, text.len);
                 assert_int_equal(qr_pattern_find(pattern, match, at, &begin, &end), 1);
                 if (begin != at || end != next)
-                    fail_msg("scanner %d: '%s' at %zu: %zu, expression %zu to %zu", (int)kind, text.data, at, next, begin, end);
+                    fail_msg("scanner %d: '%s' at %zu: %zu, expression %zu to %zu", (int)kind, text.data, at,
+                             next, begin, end);
                 at = next;
             }
         }
@@ -310,7 +394,16 @@ static void scanners_say_what_their_expressions_say(void **state)
 static void expressions_that_cannot_be_served_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", "(", "[a", "a\\", "[[:alpha:]]", "\\p{NoSuchThing}", "\\X", "[^a&&b]", "\\u12", "(?<n>a)\\k<n>x)"};
+    static const char *const bad[] = {"",
+                                      "(",
+                                      "[a",
+                                      "a\\",
+                                      "[[:alpha:]]",
+                                      "\\p{NoSuchThing}",
+                                      "\\X",
+                                      "[^a&&b]",
+                                      "\\u12",
+                                      "(?<n>a)\\k<n>x)"};
     for (size_t i = 0; i < QR_COUNT_OF(bad); i++) {
         qr_pattern *pattern = NULL;
         qr_error err = {0};
@@ -367,8 +460,13 @@ static void long_words_take_near_linear_time(void **state)
 static void wrong_files_are_refused_with_a_reason(void **state)
 {
     (void)state;
-    static const struct { const char *json, *reason; } cases[] = {
-        {"", "line 1"}, {"[]", "object"}, {"{}", "no model"}, {"{\"model\":{}}", "no vocab"},
+    static const struct {
+        const char *json, *reason;
+    } cases[] = {
+        {"", "line 1"},
+        {"[]", "object"},
+        {"{}", "no model"},
+        {"{\"model\":{}}", "no vocab"},
         {"{\"model\":{\"type\":\"Magic\",\"vocab\":{}}}", "Magic"},
         {"{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", "-1"},
         {"{\"model\":{\"vocab\":{\"a\":99999999},\"merges\":[]}}", "99999999"},
@@ -384,15 +482,28 @@ static void wrong_files_are_refused_with_a_reason(void **state)
         {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", "line 1"},
         {"{\"normalizer\":{\"type\":\"Nope\"},\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", "Nope"},
         {"{\"normalizer\":{},\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", "type"},
-        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"!\"},\"model\":{\"vocab\":{}}}", "base64"},
-        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"},\"model\":{\"vocab\":{}}}", "trie"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"},\"model\":{\"vocab\":{}}}", "expression"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\"},\"model\":{\"vocab\":{}}}", "Odd"},
-        {"{\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0},\"model\":{\"vocab\":{}}}", "FixedLength"},
-        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false,\"prepend_scheme\":\"first\"},"
-         "\"model\":{\"vocab\":{}}}", "contradicts"},
-        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}],\"special_tokens\":{}},"
-         "\"model\":{\"vocab\":{}}}", "'x'"},
+        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"!\"},\"model\":{\"vocab\":{}}"
+         "}",
+         "base64"},
+        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////"
+         "w==\"},\"model\":{\"vocab\":{}}}",
+         "trie"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"},"
+         "\"model\":{\"vocab\":{}}}",
+         "expression"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\"},"
+         "\"model\":{\"vocab\":{}}}",
+         "Odd"},
+        {"{\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0},\"model\":{\"vocab\":{}}}",
+         "FixedLength"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false,"
+         "\"prepend_scheme\":\"first\"},"
+         "\"model\":{\"vocab\":{}}}",
+         "contradicts"},
+        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]"
+         ",\"special_tokens\":{}},"
+         "\"model\":{\"vocab\":{}}}",
+         "'x'"},
         {"{\"decoder\":{\"type\":\"Strip\"},\"model\":{\"vocab\":{}}}", "Strip"},
         {"{\"added_tokens\":[{\"id\":1}],\"model\":{\"vocab\":{}}}", "content"},
         {"{\"model\":{\"vocab\":{\"a\":0}}} x", "line 1"},
@@ -400,9 +511,11 @@ static void wrong_files_are_refused_with_a_reason(void **state)
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++) {
         qr_tokenizer *tokenizer = NULL;
         qr_error err = {0};
-        qr_status status = qr_text_tokenizer_from_json(qr_str_of(cases[i].json), qr_str_make(NULL, 0), "bad.json", &tokenizer, &err);
+        qr_status status = qr_text_tokenizer_from_json(qr_str_of(cases[i].json), qr_str_make(NULL, 0),
+                                                       "bad.json", &tokenizer, &err);
         if (status == QR_OK || strstr(err.message, cases[i].reason) == NULL)
-            fail_msg("%s: status %d, '%s' lacks '%s'", cases[i].json, (int)status, err.message, cases[i].reason);
+            fail_msg("%s: status %d, '%s' lacks '%s'", cases[i].json, (int)status, err.message,
+                     cases[i].reason);
         assert_null(tokenizer);
     }
 }
@@ -418,7 +531,8 @@ static void truncated_and_flipped_files_never_crash(void **state)
         qr_tokenizer *tokenizer = NULL;
         if (i >= len)
             copy[qr_rng_next(&rng) % len] = (char)qr_rng_next(&rng);
-        if (qr_text_tokenizer_from_json(qr_str_make(copy, used), qr_str_make(NULL, 0), "bad", &tokenizer, NULL) == QR_OK) {
+        if (qr_text_tokenizer_from_json(qr_str_make(copy, used), qr_str_make(NULL, 0), "bad", &tokenizer,
+                                        NULL) == QR_OK) {
             int32_t *ids = NULL;
             size_t count;
             assert_int_equal(qr_tokenizer_encode(tokenizer, copy, used, NULL, &ids, &count, NULL), QR_OK);

@@ -24,7 +24,8 @@ static bool same_ids(const qr_json *want, const int32_t *ids, size_t count)
 
 /* Token by token, each piece whole characters, the sum equal to the decoding at once; and the same after priming
  * with the first half. */
-static bool streams_equal(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip, qr_str want)
+static bool streams_equal(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip,
+                          qr_str want)
 {
     size_t room = qr_tokenizer_token_bytes_max(tokenizer) + 64;
     char *out = qr_alloc(room);
@@ -40,7 +41,8 @@ static bool streams_equal(const qr_tokenizer *tokenizer, const int32_t *ids, siz
             qr_buf_append(&text, out, len);
         }
         qr_buf_append(&text, out, qr_detokenizer_finish(&stream, out, room));
-        same = same && (primed == 0 ? qr_str_equal(qr_buf_str(&text), want) : qr_str_ends(want, qr_buf_str(&text)));
+        same = same &&
+               (primed == 0 ? qr_str_equal(qr_buf_str(&text), want) : qr_str_ends(want, qr_buf_str(&text)));
         qr_buf_release(&text);
     }
     qr_free(out);
@@ -85,7 +87,8 @@ static void check_family(qr_str line, totals *sum)
         fail_msg("%s", err.message);
     const char *name = qr_json_cstring(qr_json_get(json, "name"), "?");
     qr_json_write(qr_json_get(json, "tokenizer"), 0, &config);
-    if (qr_text_tokenizer_from_json(qr_buf_str(&config), qr_str_make(NULL, 0), name, &tokenizer, &err) != QR_OK)
+    if (qr_text_tokenizer_from_json(qr_buf_str(&config), qr_str_make(NULL, 0), name, &tokenizer, &err) !=
+        QR_OK)
         fail_msg("%s", err.message);
     const qr_json *cases = qr_json_get(json, "cases");
     for (size_t i = 0; i < qr_json_count(cases); i++)
@@ -101,7 +104,8 @@ static void every_family_answers_as_the_reference(void **state)
     (void)state;
     totals sum = {0};
     qr_buf file = {0};
-    assert_int_equal(qr_file_read(QR_TESTS_DIR "/golden/tokenizer/families.jsonl", 64 << 20, &file, NULL), QR_OK);
+    assert_int_equal(qr_file_read(QR_TESTS_DIR "/golden/tokenizer/families.jsonl", 64 << 20, &file, NULL),
+                     QR_OK);
     for (size_t at = 0; at < file.len;) {
         const char *end = memchr(file.data + at, '\n', file.len - at);
         size_t len = end != NULL ? (size_t)(end - file.data) - at : file.len - at;

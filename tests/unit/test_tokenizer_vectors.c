@@ -39,13 +39,15 @@ static void complain(row *r, qr_str text, const int32_t *got, size_t count, cons
 {
     if (r->wrong++ >= 3)
         return;
-    printf("%s: %s of '%.*s':", r->name, what, (int)QR_MIN(text.len, 80u), text.data != NULL ? text.data : "");
+    printf("%s: %s of '%.*s':", r->name, what, (int)QR_MIN(text.len, 80u),
+           text.data != NULL ? text.data : "");
     for (size_t i = 0; i < count && i < 24; i++)
         printf(" %d", got[i]);
     printf("\n");
 }
 
-static void check_ids(row *r, const qr_tokenizer *tokenizer, qr_str text, bool special, const int32_t *want, size_t want_count)
+static void check_ids(row *r, const qr_tokenizer *tokenizer, qr_str text, bool special, const int32_t *want,
+                      size_t want_count)
 {
     qr_encode_options options;
     int32_t *ids = NULL;
@@ -63,7 +65,8 @@ static void check_ids(row *r, const qr_tokenizer *tokenizer, qr_str text, bool s
     qr_ids_free(ids);
 }
 
-static void check_decode(row *r, const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip, qr_str want)
+static void check_decode(row *r, const qr_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip,
+                         qr_str want)
 {
     char *text = NULL;
     size_t bytes = 0;
@@ -107,14 +110,15 @@ static void check_pair(row *r, const qr_tokenizer *tokenizer, const qr_json *lin
     size_t want_count, type_count;
     int32_t *want = ids_of(qr_json_get(line, "ids_special"), &want_count);
     int32_t *want_types = ids_of(qr_json_get(line, "type_ids"), &type_count);
-    qr_str a = qr_json_string(qr_json_at(qr_json_get(line, "pair"), 0)), b = qr_json_string(qr_json_at(qr_json_get(line, "pair"), 1));
+    qr_str a = qr_json_string(qr_json_at(qr_json_get(line, "pair"), 0)),
+           b = qr_json_string(qr_json_at(qr_json_get(line, "pair"), 1));
     qr_encode_options options;
     qr_encode_options_init(&options);
     options.truncate_and_pad = true;
     r->checks++;
-    if (qr_encoder_encode_pair(encoder, a, b, &options, &ids, &types, NULL) != QR_OK || ids.count != want_count ||
-        memcmp(ids.data, want, want_count * sizeof(*want)) != 0 || types.count != type_count ||
-        memcmp(types.data, want_types, type_count * sizeof(*want)) != 0)
+    if (qr_encoder_encode_pair(encoder, a, b, &options, &ids, &types, NULL) != QR_OK ||
+        ids.count != want_count || memcmp(ids.data, want, want_count * sizeof(*want)) != 0 ||
+        types.count != type_count || memcmp(types.data, want_types, type_count * sizeof(*want)) != 0)
         complain(r, a, ids.data, ids.count, "pair");
     qr_free(want);
     qr_free(want_types);
@@ -129,7 +133,8 @@ static void check_line(row *r, const qr_tokenizer *tokenizer, const qr_json *lin
         check_pair(r, tokenizer, line);
         return;
     }
-    static const char *const keys[] = {"ids", "ids_special"}, *const texts[] = {"decoded", "decoded_skip_special"};
+    static const char *const keys[] = {"ids", "ids_special"}, *const texts[] = {"decoded",
+                                                                                "decoded_skip_special"};
     qr_str text = qr_json_string(qr_json_get(line, "text"));
     for (int i = 0; i < 2; i++) {
         size_t count;
@@ -144,8 +149,10 @@ static void check_line(row *r, const qr_tokenizer *tokenizer, const qr_json *lin
 
 static void hugging_face_goldens_are_equal(void **state)
 {
-    static const char *const names[] = {"all-MiniLM-L6-v2", "bert-base-uncased", "clip", "deepseek", "gpt-2", "gpt-oss", "llama-2",
-                                        "llama-3", "mistral-nemo", "phi-3-mini", "qwen2.5", "roberta-base", "t5-small"};
+    static const char *const names[] = {
+        "all-MiniLM-L6-v2", "bert-base-uncased", "clip",    "deepseek",     "gpt-2",
+        "gpt-oss",          "llama-2",           "llama-3", "mistral-nemo", "phi-3-mini",
+        "qwen2.5",          "roberta-base",      "t5-small"};
     (void)state;
     for (size_t n = 0; n < QR_COUNT_OF(names); n++) {
         row *r = begin_row("tokenizer.json", names[n]);
@@ -153,12 +160,15 @@ static void hugging_face_goldens_are_equal(void **state)
         snprintf(sub, sizeof(sub), "tokenizers/%s", names[n]);
         qr_tokenizer *tokenizer = open_json(at_path(sub, "tokenizer", ".json"));
         qr_buf lines = {0};
-        assert_int_equal(qr_file_read(at_path("tokenizer-vectors/hf-rust-goldens", names[n], ".jsonl"), 1 << 26, &lines, NULL), QR_OK);
+        assert_int_equal(qr_file_read(at_path("tokenizer-vectors/hf-rust-goldens", names[n], ".jsonl"),
+                                      1 << 26, &lines, NULL),
+                         QR_OK);
         for (size_t at = 0; at < lines.len;) {
             const char *end = memchr(lines.data + at, '\n', lines.len - at);
             size_t len = end != NULL ? (size_t)(end - lines.data) - at : lines.len - at;
             qr_json *line = NULL;
-            assert_int_equal(qr_json_parse(qr_str_make(lines.data + at, len), &qr_json_limits_file, &line, NULL), QR_OK);
+            assert_int_equal(
+                qr_json_parse(qr_str_make(lines.data + at, len), &qr_json_limits_file, &line, NULL), QR_OK);
             check_line(r, tokenizer, line);
             qr_json_free(line);
             at += len + 1;
@@ -206,7 +216,8 @@ static void read_vocab(const char *path, gguf_vocab *out)
     qr_vocab *v = &out->vocab;
     qr_gguf_str(g, "tokenizer.ggml.model", &v->model);
     qr_gguf_str(g, "tokenizer.ggml.pre", &v->pre);
-    int64_t count = qr_gguf_array_count(g, "tokenizer.ggml.tokens"), merges = qr_gguf_array_count(g, "tokenizer.ggml.merges");
+    int64_t count = qr_gguf_array_count(g, "tokenizer.ggml.tokens"),
+            merges = qr_gguf_array_count(g, "tokenizer.ggml.merges");
     assert_true(count > 0);
     qr_str *tokens = out->memory[0] = qr_calloc((size_t)count, sizeof(*tokens));
     qr_gguf_str_array(g, "tokenizer.ggml.tokens", tokens, count);
@@ -245,7 +256,7 @@ static void check_texts(row *r, const qr_tokenizer *tokenizer, const char *name)
 {
     static const char mark[] = "\n__ggml_vocab_test__\n";
     qr_buf texts = {0}, lines = {0};
-    assert_int_equal(qr_file_read(vocab_path(name, ".inp") , 1 << 24, &texts, NULL), QR_OK);
+    assert_int_equal(qr_file_read(vocab_path(name, ".inp"), 1 << 24, &texts, NULL), QR_OK);
     assert_int_equal(qr_file_read(vocab_path(name, ".out"), 1 << 24, &lines, NULL), QR_OK);
     size_t at = 0, line_at = 0;
     while (at <= texts.len && line_at < lines.len) {
@@ -277,8 +288,9 @@ static void check_texts(row *r, const qr_tokenizer *tokenizer, const char *name)
 
 static void gguf_vocabularies_give_the_recorded_ids(void **state)
 {
-    static const char *const names[] = {"bert-bge", "deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "llama-spm", "mpt",
-                                        "phi-3", "refact", "starcoder"};
+    static const char *const names[] = {"bert-bge", "deepseek-coder", "deepseek-llm", "falcon",
+                                        "gpt-2",    "llama-spm",      "mpt",          "phi-3",
+                                        "refact",   "starcoder"};
     (void)state;
     int wrong = 0;
     for (size_t n = 0; n < QR_COUNT_OF(names); n++) {
@@ -299,9 +311,10 @@ static void gguf_vocabularies_give_the_recorded_ids(void **state)
 
 static void llama_cpp_texts_agree_with_tokenizer_json(void **state)
 {
-    static const char *const pairs[][2] = {{"llama-bpe", "llama-3"}, {"qwen2", "qwen2.5"}, {"gpt-2", "gpt-2"},
-                                           {"roberta-bpe", "roberta-base"}, {"phi-3", "phi-3-mini"}, {"llama-spm", "llama-2"},
-                                           {"deepseek-r1-qwen", "qwen2.5"}};
+    static const char *const pairs[][2] = {
+        {"llama-bpe", "llama-3"},        {"qwen2", "qwen2.5"},    {"gpt-2", "gpt-2"},
+        {"roberta-bpe", "roberta-base"}, {"phi-3", "phi-3-mini"}, {"llama-spm", "llama-2"},
+        {"deepseek-r1-qwen", "qwen2.5"}};
     (void)state;
     int wrong = 0;
     for (size_t n = 0; n < QR_COUNT_OF(pairs); n++) {
@@ -329,11 +342,14 @@ static qr_json *read_json(const char *path)
 
 static void microsoft_ids_of_a_rust_file_are_equal(void **state)
 {
-    static const char *const pairs[][2] = {{"tokens_gpt2", "gpt-2"}, {"tokens_r50k_base", "gpt-2"}, {"tokens_gpt_4o", "gpt-oss"}};
+    static const char *const pairs[][2] = {
+        {"tokens_gpt2", "gpt-2"}, {"tokens_r50k_base", "gpt-2"}, {"tokens_gpt_4o", "gpt-oss"}};
     (void)state;
     int wrong = 0;
     qr_buf text = {0};
-    assert_int_equal(qr_file_read(at_path("tokenizer-vectors/microsoft-tokenizer", "lib.rs", ".txt"), 1 << 24, &text, NULL), QR_OK);
+    assert_int_equal(qr_file_read(at_path("tokenizer-vectors/microsoft-tokenizer", "lib.rs", ".txt"), 1 << 24,
+                                  &text, NULL),
+                     QR_OK);
     for (size_t n = 0; n < QR_COUNT_OF(pairs); n++) {
         row *r = begin_row("microsoft", pairs[n][0]);
         char sub[128];
@@ -355,9 +371,14 @@ static void microsoft_ids_of_a_rust_file_are_equal(void **state)
 
 static void swift_encodings_are_equal(void **state)
 {
-    static const struct { const char *file, *tokenizer; bool special; } cases[] = {
-        {"llama_3.2_encoded", "llama-3", true}, {"gpt2_encoded_tokens", "gpt-2", true},
-        {"bert_uncased_encoded", "bert-base-uncased", true}, {"t5_base_encoded", "t5-small", true}, {"llama_encoded", "llama-2", true}};
+    static const struct {
+        const char *file, *tokenizer;
+        bool special;
+    } cases[] = {{"llama_3.2_encoded", "llama-3", true},
+                 {"gpt2_encoded_tokens", "gpt-2", true},
+                 {"bert_uncased_encoded", "bert-base-uncased", true},
+                 {"t5_base_encoded", "t5-small", true},
+                 {"llama_encoded", "llama-2", true}};
     (void)state;
     int wrong = 0;
     for (size_t n = 0; n < QR_COUNT_OF(cases); n++) {
@@ -379,10 +400,12 @@ static void swift_encodings_are_equal(void **state)
 
 static void swift_test_cases_are_equal(void **state)
 {
-    static const char *const pairs[][2] = {
-        {"bert-base-uncased", "bert-base-uncased"}, {"google-bert/bert-base-uncased", "bert-base-uncased"},
-        {"distilgpt2", "gpt-2"}, {"t5-base", "t5-small"}, {"coreml-projects/Llama-2-7b-chat-coreml", "llama-2"},
-        {"pcuenq/Llama-3.2-1B-Instruct-tokenizer", "llama-3"}};
+    static const char *const pairs[][2] = {{"bert-base-uncased", "bert-base-uncased"},
+                                           {"google-bert/bert-base-uncased", "bert-base-uncased"},
+                                           {"distilgpt2", "gpt-2"},
+                                           {"t5-base", "t5-small"},
+                                           {"coreml-projects/Llama-2-7b-chat-coreml", "llama-2"},
+                                           {"pcuenq/Llama-3.2-1B-Instruct-tokenizer", "llama-3"}};
     (void)state;
     qr_json *json = read_json(at_path("tokenizer-vectors/swift-transformers", "tokenizer_tests", ".json"));
     int wrong = 0;
@@ -418,7 +441,9 @@ static void mangled_vocabulary_is_refused_with_its_merge(void **state)
     qr_error err = {0};
     const char *path = at_path("tokenizers/broken", "llama-2.nbsp-mangled.tokenizer", ".json");
     assert_int_equal(qr_file_read(path, 1 << 26, &text, NULL), QR_OK);
-    assert_int_equal(qr_text_tokenizer_from_json(qr_buf_str(&text), qr_str_make(NULL, 0), "mangled", &tokenizer, &err), QR_BAD_FILE);
+    assert_int_equal(
+        qr_text_tokenizer_from_json(qr_buf_str(&text), qr_str_make(NULL, 0), "mangled", &tokenizer, &err),
+        QR_BAD_FILE);
     printf("broken: %s\n", err.message);
     assert_non_null(strstr(err.message, "merges"));
     qr_buf_release(&text);
