@@ -61,7 +61,7 @@ typedef enum qr_http_header {
         QR_HEADER_COUNT
 } qr_http_header;
 
-#define QR_HTTP_ID_MAX 128
+#define QR_HTTP_ID_MAX 100 /* with "chatcmpl-" before it, it fits the 128 bytes of qr_request_options */
 
 /* A request; valid from hooks.head until its reply ends. Slices are borrowed from the connection. */
 typedef struct qr_http_request {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "server/http.h"
 
 #define TOP_LEVEL_KEYS_MAX   256
 #define LIST_MAX             4096 /* logit_bias, bad_words, stop_token_ids */
@@ -454,7 +455,7 @@ static const field_row field_rows[] = {
     /* the engine */
     ROW_INT32("priority", BOTH, AT(priority), INT32_MIN, INT32_MAX),
     ROW_STRING("cache_salt", BOTH, AT(cache_salt), 1, CACHE_SALT_BYTES_MAX),
-    ROW_STRING("request_id", BOTH, AT(request_id), 1, 128),
+    ROW_STRING("request_id", BOTH, AT(request_id), 1, QR_HTTP_ID_MAX),
     /* known, served in part */
     ROW_SPECIAL("response_format", BOTH, read_response_format),
     ROW_ONLY("use_beam_search", BOTH, "false"),

@@ -255,3 +255,11 @@ def test_models_and_version(server, client):
     assert [model.id for model in models] == [MODEL] and models[0].max_model_len >= 2048
     assert client.models.retrieve(MODEL).id == MODEL
     assert server.get("/version").json()["version"]
+
+
+def test_the_clients_request_id_comes_back(server):
+    for given in ("abc-1", "x" * 100):
+        reply = server.post("/v1/chat/completions", {"messages": QUESTION, "max_tokens": 1}, headers={"X-Request-Id": given})
+        assert reply.headers["x-request-id"] == given and reply.json()["id"] == "chatcmpl-" + given
+    reply = server.post("/v1/completions", {"prompt": "x", "max_tokens": 1, "request_id": "y" * 100}, headers={"X-Request-Id": "z" * 200})
+    assert reply.json()["id"] == "cmpl-" + "y" * 100 and len(reply.headers["x-request-id"]) == 32
