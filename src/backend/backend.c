@@ -7,12 +7,22 @@
 
 /* The list of backends, the preferred first: "auto" takes the first that opens. A backend is a folder and a line. */
 static const qr_backend *const backends[] = {
+#ifdef QR_WITH_CUDA
+    &qr_backend_cuda,
+#endif
     &qr_backend_cpu,
 };
 
 static bool option_is_auto(const char *text)
 {
     return text == NULL || text[0] == '\0' || strcmp(text, "auto") == 0;
+}
+
+/* "cuda" and "cuda:1" name the same backend. */
+static bool names_backend(const char *text, const char *name)
+{
+    size_t len = strlen(name);
+    return strncmp(text, name, len) == 0 && (text[len] == '\0' || text[len] == ':');
 }
 
 static qr_status open_auto(const qr_device_options *options, qr_device **out, qr_error *err)
@@ -31,10 +41,10 @@ qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_e
     if (option_is_auto(options->device))
         return open_auto(options, out, err);
     for (size_t i = 0; i < QR_COUNT_OF(backends); i++)
-        if (strcmp(options->device, backends[i]->name) == 0)
+        if (names_backend(options->device, backends[i]->name))
             return backends[i]->open(options, out, err);
-    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu",
-                   options->device);
+    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu%s",
+                   options->device, QR_COUNT_OF(backends) > 1 ? ", cuda[:N]" : "");
 }
 
 void qr_device_close(qr_device *device)
@@ -47,6 +57,7 @@ const char *qr_device_name(const qr_device *device) { return device->backend->na
 const char *qr_device_describe(const qr_device *device) { return device->description; }
 int32_t qr_device_block_size(const qr_device *device) { return device->backend->block_size; }
 int32_t qr_device_batched_tokens(const qr_device *device) { return device->backend->batched_tokens; }
+int32_t qr_device_logit_rows(const qr_device *device) { return device->backend->logit_rows; }
 uint64_t qr_device_memory_available(const qr_device *device)
 {
     return device->backend->memory_available(device);

@@ -27,6 +27,8 @@ typedef struct qr_backend {
     void (*close)(qr_device *device);
     uint64_t (*memory_available)(const qr_device *device);
     int32_t block_size, batched_tokens;
+    qr_dtype activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
+    int32_t logit_rows;  /* rows of logits to hold at a time; 0: a few */
 
     qr_status (*weight_prepare)(qr_device *, qr_weight *, const qr_prepare_options *, qr_error *);
     void (*weight_release)(qr_device *, qr_weight *);
@@ -42,6 +44,9 @@ typedef struct qr_backend {
     size_t (*linear_scratch_bytes)(const qr_device *, int64_t rows,
                                    int64_t cols); /* for quantised activations */
 
+    /* The batch as the ops of this step will see it (copied, rows filled up), or NULL: as it is. Called with kv NULL
+     * while planning. */
+    const qr_batch *(*step_batch)(qr_device *, qr_kv *, const qr_batch *);
     void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
     qr_status (*step_end)(qr_device *, qr_error *);
 
@@ -63,8 +68,9 @@ typedef struct qr_backend {
     void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads,
                       float scale, qr_tensor y, void *scratch);
     void (*gather)(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
+    const float *(*logits)(qr_device *, qr_tensor logits); /* to host memory; NULL: it is host memory */
 } qr_backend;
 
-extern const qr_backend qr_backend_cpu;
+extern const qr_backend qr_backend_cpu, qr_backend_cuda;
 
 #endif

@@ -81,6 +81,8 @@ static void count_kv(qr_ops *ops, const qr_batch *batch)
 void qr_ops_begin(qr_ops *ops, const qr_batch *batch)
 {
     QR_ASSERT(batch->n_tokens > 0 && batch->n_seqs > 0 && ops->batch == NULL);
+    if (ops->backend->step_batch != NULL)
+        batch = ops->backend->step_batch(ops->device, ops->planning ? NULL : ops->kv, batch);
     ops->batch = batch;
     ops->used = 0;
     ops->bytes = ops->flops = 0;
@@ -125,23 +127,28 @@ static void *scratch_take(qr_ops *ops, size_t bytes)
     return memory;
 }
 
-qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols)
+static qr_tensor take_tensor(qr_ops *ops, int64_t rows, int64_t cols, qr_dtype dtype)
 {
     QR_ASSERT(rows >= 0 && cols > 0);
     size_t bytes = 0;
-    QR_ASSERT(qr_size_mul((size_t)rows, (size_t)cols * sizeof(float), &bytes));
+    QR_ASSERT(qr_size_mul((size_t)rows, (size_t)cols * qr_dtype_bytes(dtype), &bytes));
     return (qr_tensor){.data = scratch_take(ops, bytes),
-                       .dtype = QR_DTYPE_F32,
+                       .dtype = dtype,
                        .rows = rows,
                        .cols = cols,
                        .row_stride = cols};
+}
+
+qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols)
+{
+    return take_tensor(ops, rows, cols, ops->backend->activation);
 }
 
 static bool same_shape(qr_tensor a, qr_tensor b) { return a.rows == b.rows && a.cols == b.cols; }
 
 static bool is_activation(qr_tensor x)
 {
-    return x.dtype == QR_DTYPE_F32 && x.row_stride >= x.cols && x.cols > 0;
+    return (x.dtype == QR_DTYPE_F32 || x.dtype == QR_DTYPE_BF16) && x.row_stride >= x.cols && x.cols > 0;
 }
 
 static void count_weight(qr_ops *ops, const qr_weight *w, int64_t rows)
@@ -160,7 +167,7 @@ static void count_weight(qr_ops *ops, const qr_weight *w, int64_t rows)
 qr_tensor qr_op_embed(qr_ops *ops, const qr_weight *table)
 {
     const qr_batch *batch = ops->batch;
-    qr_tensor y = qr_op_tensor(ops, batch->n_tokens, table->cols);
+    qr_tensor y = take_tensor(ops, batch->n_tokens, table->cols, QR_DTYPE_F32);
     if (!ops->planning)
         ops->backend->embed(ops->device, table, batch->token_ids, y);
     return y;
@@ -298,7 +305,7 @@ qr_tensor qr_op_attention(qr_ops *ops, int layer, qr_tensor q, int32_t n_heads, 
 qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t count)
 {
     QR_ASSERT(is_activation(x) && count >= 0);
-    qr_tensor y = qr_op_tensor(ops, count, x.cols);
+    qr_tensor y = take_tensor(ops, count, x.cols, x.dtype);
     if (!ops->planning && count > 0)
         ops->backend->gather(ops->device, x, rows, y);
     return y;
@@ -306,7 +313,8 @@ qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t co
 
 const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head)
 {
-    qr_tensor logits = {0};
-    qr_op_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
-    return logits.data; /* device memory is host memory on the CPU */
+    qr_tensor logits = take_tensor(ops, x.rows, head->rows, QR_DTYPE_F32);
+    run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
+    return ops->planning || ops->backend->logits == NULL ? logits.data
+                                                         : ops->backend->logits(ops->device, logits);
 }

@@ -23,7 +23,7 @@ typedef struct qr_ops qr_ops;
 /* ---- Devices ---- */
 
 typedef struct qr_device_options {
-    const char *device; /* "auto", "cpu" */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
     const char *isa;    /* "auto", "generic", "avx2", "avx512" */
     int threads;        /* 0: all */
 } qr_device_options;
@@ -36,6 +36,7 @@ uint64_t qr_device_memory_available(const qr_device *device);
 int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
 int32_t qr_device_batched_tokens(
     const qr_device *device); /* a good token budget for a step: 512 on the CPU */
+int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 
 /* ---- Weights ---- */
 
@@ -88,7 +89,8 @@ void qr_ops_release(qr_ops *ops, size_t mark);
 /* Bytes and FLOPs that the ops of this step had to move and do, counted as they are called. */
 void qr_ops_work(const qr_ops *ops, uint64_t *bytes, uint64_t *flops);
 
-/* Shapes: T = rows of x (batch->n_tokens unless said). Activations are F32 on the CPU. */
+/* Shapes: T = rows of x (batch->n_tokens unless said). Activations are F32 on the CPU; on a GPU the residual stream
+ * (what embed returns) is F32, the rest BF16. */
 
 /* An uninitialised activation [rows, cols] from the scratch: what a caller keeps across a mark. */
 qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols);

@@ -163,7 +163,8 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
     plan->scheduler.n_blocks = choose_blocks(plan, budget);
     plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
     plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
-    plan->runner.max_logit_rows = QR_MIN(LOGIT_ROWS_MAX, o->max_num_batched_tokens);
+    int32_t logit_rows = qr_device_logit_rows(device) > 0 ? qr_device_logit_rows(device) : LOGIT_ROWS_MAX;
+    plan->runner.max_logit_rows = QR_MIN(logit_rows, o->max_num_batched_tokens);
     plan->runner.max_logprobs = o->max_logprobs;
     count_bytes(plan, net, device);
     if (plan->max_model_len < QR_MIN(wanted, 2) || (o->max_model_len > 0 && plan->max_model_len < wanted))

@@ -240,7 +240,7 @@ const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int
     qr_tensor rows = hidden;
     rows.rows = count;
     if (hidden.data != NULL)
-        rows.data = (float *)hidden.data + first * hidden.row_stride;
+        rows.data = (char *)hidden.data + (size_t)(first * hidden.row_stride) * qr_dtype_bytes(hidden.dtype);
     return qr_op_logits(ops, rows, net->head);
 }
 

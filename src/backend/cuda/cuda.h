@@ -1,0 +1,111 @@
+/* The CUDA backend's shared parts, in C: the device, its memory and the step under way. Kernels are launched through
+ * kernels.h and gemm.cuh. Errors of launches are kept in the device until the step ends: the first one names the op.
+ * Private to backend/cuda/. Thread: the engine thread.
+ */
+#ifndef QR_BACKEND_CUDA_CUDA_H
+#define QR_BACKEND_CUDA_CUDA_H
+
+#include "backend/backend.h"
+#include "backend/cuda/gemm.cuh"
+#include "backend/cuda/kernels.h"
+
+struct cuda_memory; /* an allocation that lives as long as the device (memory.c) */
+
+typedef struct cuda_step {
+    int32_t *host, *device; /* the facts: pinned, and where they are copied */
+    size_t capacity, used;  /* int32 in each */
+    int32_t rows_max;       /* of planned steps */
+    qr_batch batch;         /* what the ops see: points into host */
+    cuda_step_view view;
+} cuda_step;
+
+typedef struct cuda_device {
+    qr_device base; /* first */
+    int ordinal, sm_count;
+    int32_t n_heads; /* query heads, once planned */
+    uint64_t memory_total;
+    cudaStream_t stream;
+    cudaError_t error; /* the first since the device was opened */
+    const char *error_op;
+    struct cuda_memory *owned;
+    cuda_step step;
+    void *staging[2];   /* pinned: weights on their way in */
+    cudaEvent_t staged[2];
+    void *device_staging;
+    float *host_logits; /* pinned */
+    size_t host_logits_bytes;
+} cuda_device;
+
+typedef struct cuda_kv {
+    qr_kv base;    /* first */
+    void **layers; /* [n_layers] keys, then values */
+    size_t *layer_bytes;
+    int32_t lanes;
+} cuda_kv;
+
+static inline cuda_device *cuda_of(qr_device *device) { return (cuda_device *)device; }
+
+/* Keeps the first error; true when all is well. */
+bool cuda_check(cuda_device *device, cudaError_t error, const char *op);
+/* qr_fail with the device's name and the runtime's word for the error. */
+qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what, qr_error *err);
+
+/* ---- memory.c ---- */
+
+/* Device memory until the device closes; NULL with QR_OUT_OF_MEMORY. */
+void *cuda_own(cuda_device *device, size_t bytes, const char *what, qr_error *err);
+void cuda_owned_free(cuda_device *device);
+void *cuda_scratch_open(qr_device *device, size_t bytes, qr_error *err);
+void cuda_scratch_close(qr_device *device, void *scratch, size_t bytes);
+
+/* ---- weight.c ---- */
+
+qr_status cuda_weight_prepare(qr_device *, qr_weight *, const qr_prepare_options *, qr_error *);
+void cuda_weight_release(qr_device *, qr_weight *);
+size_t cuda_weight_prepared_bytes(const qr_device *, const qr_weight *, const qr_prepare_options *);
+qr_status cuda_vector_prepare(qr_device *, const qr_weight *, const float **, qr_error *);
+qr_status cuda_staging_open(cuda_device *, qr_error *);
+void cuda_staging_close(cuda_device *);
+
+/* ---- kv.c ---- */
+
+qr_status cuda_kv_open(qr_device *, const qr_kv_spec *, int n_layers, int32_t n_blocks, int32_t block_size, qr_dtype,
+                       qr_kv **, qr_error *);
+void cuda_kv_close(qr_kv *);
+cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer);
+
+/* ---- step.c ---- */
+
+enum { CUDA_META_ROOM = 1 << 22 }; /* int32 for a step's facts: 256 contexts of 16k blocks */
+
+qr_status cuda_step_open(cuda_device *, qr_error *);
+void cuda_step_close(cuda_device *);
+/* The batch in pinned memory, as the ops will see it. kv NULL: planning, nothing is gathered. */
+const qr_batch *cuda_step_batch(qr_device *, qr_kv *, const qr_batch *);
+void cuda_step_begin(qr_device *, qr_kv *, const qr_batch *);
+qr_status cuda_step_end(qr_device *, qr_error *);
+
+/* ---- ops ---- */
+
+void cuda_embed(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);
+void cuda_rmsnorm(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor y);
+void cuda_add(qr_device *, qr_tensor x, qr_tensor y);
+void cuda_add_rmsnorm(qr_device *, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y);
+size_t cuda_linear_scratch_bytes(const qr_device *, int64_t rows, int64_t cols);
+void cuda_linear(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count, qr_tensor *y,
+                 void *scratch);
+void cuda_linear_swiglu(qr_device *, qr_tensor x, const qr_weight *gate, const qr_weight *up, qr_tensor y,
+                        void *scratch);
+void cuda_act_mul(qr_device *, qr_tensor gate, qr_tensor up, qr_activation);
+void cuda_head_norm(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
+qr_status cuda_rope_prepare(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
+void cuda_rope_release(qr_device *, qr_rope_table *);
+void cuda_rope_apply(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
+void cuda_kv_store(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
+size_t cuda_attention_scratch_bytes(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);
+void cuda_attention(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads, float scale,
+                    qr_tensor y, void *scratch);
+void cuda_gather(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
+const float *cuda_logits(qr_device *, qr_tensor logits);
+
+#endif

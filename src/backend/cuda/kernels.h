@@ -1,0 +1,113 @@
+/* Launchers of the .cu files, in C types. Each puts one kernel (or two) on the stream and returns the launch's error.
+ * Activations are BF16 unless a name says otherwise; the residual stream is F32. Rows are `stride` numbers apart.
+ * Private to backend/cuda/. Thread: the engine thread.
+ */
+#ifndef QR_BACKEND_CUDA_KERNELS_H
+#define QR_BACKEND_CUDA_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- A step's facts in device memory: one block of int32, filled by one copy (step.c) ---- */
+
+enum {
+    CUDA_META_STRIDE,     /* entries of a sequence in a block table */
+    CUDA_META_TASKS,      /* + group: decode tasks */
+    CUDA_META_TASK_LIST = CUDA_META_TASKS + 2, /* + group: where the (sequence, split) pairs begin */
+    CUDA_META_TABLE = CUDA_META_TASK_LIST + 2, /* + group: where the block table begins */
+    CUDA_META_FIRST_TASK = CUDA_META_TABLE + 2, /* + group: where each sequence's first task stands */
+    CUDA_META_HEADER = 32
+};
+
+typedef struct cuda_rows { /* rows of an activation */
+    void *data;
+    int64_t stride;
+    int32_t rows, cols;
+} cuda_rows;
+
+/* ---- rows.cu ---- */
+
+cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const int32_t *ids, cuda_rows y_f32);
+cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x_f32, const float *w, float eps, cuda_rows y);
+cudaError_t cuda_launch_add(cudaStream_t s, cuda_rows x_f32, cuda_rows delta);
+cudaError_t cuda_launch_add_rmsnorm(cudaStream_t s, cuda_rows x_f32, cuda_rows delta, const float *w, float eps,
+                                    cuda_rows y);
+/* activation: qr_activation */
+cudaError_t cuda_launch_act_mul(cudaStream_t s, cuda_rows gate, cuda_rows up, int activation);
+/* item: bytes of a number */
+cudaError_t cuda_launch_gather(cudaStream_t s, cuda_rows x, const int32_t *rows, cuda_rows y, int item);
+
+/* ---- rope.cu ---- */
+
+typedef struct cuda_rope {
+    const float *cos_sin; /* [positions][rotary / 2][2] */
+    int32_t rotary, positions;
+    bool interleaved;
+} cuda_rope;
+cudaError_t cuda_launch_rope_table(cudaStream_t s, const float *inv_freq, int32_t half, int64_t positions, float scale,
+                                   float *cos_sin);
+cudaError_t cuda_launch_rope(cudaStream_t s, cuda_rows x, int32_t head_dim, cuda_rope rope, const int32_t *positions);
+cudaError_t cuda_launch_head_norm(cudaStream_t s, cuda_rows x, int32_t head_dim, const float *w, float eps);
+
+/* ---- KV pages: a layer's keys lie [block][head][slot][dim], its values [block][head][slot / lanes][dim][lanes] with
+ * lanes 32 where that divides a block, else 8, so that both operands of attention's products are read 16 bytes at a
+ * time along what is summed ---- */
+
+typedef struct cuda_layer_pages {
+    void *keys, *values;
+    int32_t kv_heads, head_dim, block_size, lanes;
+    int dtype; /* qr_dtype */
+    int32_t window;
+    int group; /* which block table */
+} cuda_layer_pages;
+
+typedef struct cuda_step_view { /* device addresses of a step's facts */
+    const int32_t *meta, *ids, *positions, *seq_of_row, *context, *seq_start, *logit_rows;
+    int32_t n_tokens, n_seqs;
+    int32_t prefill_tiles, prefill_offset; /* (sequence, first row) pairs from meta + offset on */
+    bool has_decode;
+} cuda_step_view;
+
+typedef struct cuda_store_job {
+    cuda_rows k, v;
+    cuda_layer_pages pages;
+} cuda_store_job;
+cudaError_t cuda_launch_kv_store(cudaStream_t s, const cuda_step_view *step, const cuda_store_job *job);
+
+/* ---- Attention ---- */
+
+enum { CUDA_SPLIT = 256, /* keys of a partial softmax, by absolute position */
+       CUDA_PREFILL_ROWS = 128 /* query rows x heads of a prefill tile */ };
+
+typedef struct cuda_attention_job {
+    cuda_rows q, y;
+    int32_t n_heads;
+    float scale;
+    cuda_layer_pages pages;
+    float *partials; /* [tasks][n_heads][dim + 2]: values, then maximum and sum */
+    int32_t task_begin, task_end, seq_begin, seq_end; /* of decode tasks: those whose partial results fit */
+    int sm_count;
+} cuda_attention_job;
+/* Whether the tensor-core kernels serve these pages; else cuda_launch_attention_any does. */
+bool cuda_attention_fits(int32_t n_heads, const cuda_layer_pages *pages);
+cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
+cudaError_t cuda_launch_prefill(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
+cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
+cudaError_t cuda_attention_init(void);
+
+/* ---- convert.cu: weights ---- */
+
+/* count blocks of a format -> BF16 */
+cudaError_t cuda_launch_expand(cudaStream_t s, int format, const void *blocks, int64_t count, void *out);
+cudaError_t cuda_launch_dummy(cudaStream_t s, uint64_t seed, int64_t count, float sigma, void *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
