@@ -1,5 +1,6 @@
 // links: qr_text qr_base
-/* Chat templates from the shell: `bench_template time FILE.jinja CONTEXT.json [N]` times renders;
+/* Chat templates from the shell: `bench_template time FILE.jinja CONTEXT.json [N]` times renders of the engine,
+ * `bench_template chat TOKENIZER REQUEST.json [N]` whole chat requests (JSON in, prompt out);
  * `bench_template cases` reads one JSON object a line from stdin ({"template", "context", "options", "now"})
  * and writes one a line ({"output"} or {"error"}): tools/jinja_diff.py compares those with Jinja2. */
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "text/chat.h"
 #include "text/jinja_tree.h"
 
 static void answer(const char *key, qr_str text)
@@ -100,12 +102,47 @@ static int time_renders(const char *template_path, const char *context_path, int
     return 0;
 }
 
+static int time_chats(const char *tokenizer_path, const char *request_path, int count)
+{
+    qr_error err = {0};
+    qr_tokenizer *tokenizer = NULL;
+    qr_json *request = NULL;
+    qr_buf out = {0};
+    if (qr_text_tokenizer_from_dir(tokenizer_path, &tokenizer, &err) != QR_OK ||
+        qr_json_read_file(request_path, &request, &err) != QR_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    uint64_t *times = qr_calloc((size_t)count, sizeof(uint64_t));
+    for (int i = 0; i < count; i++) {
+        qr_buf_clear(&out);
+        uint64_t start = qr_clock_ns();
+        if (qr_chat_render(tokenizer, request, 0, &out, &err) != QR_OK) {
+            fprintf(stderr, "%s\n", err.message);
+            return 1;
+        }
+        times[i] = qr_clock_ns() - start;
+    }
+    qsort(times, (size_t)count, sizeof(uint64_t), by_value);
+    printf("{\"chat_us_median\": %.2f, \"chat_us_min\": %.2f, \"bytes\": %zu}\n",
+           (double)times[count / 2] / 1e3, (double)times[0] / 1e3, out.len);
+    qr_free(times);
+    qr_buf_release(&out);
+    qr_json_free(request);
+    qr_tokenizer_close(tokenizer);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "cases") == 0)
         return run_cases();
     if (argc >= 4 && strcmp(argv[1], "time") == 0)
         return time_renders(argv[2], argv[3], argc > 4 ? atoi(argv[4]) : 1000);
-    fprintf(stderr, "usage: bench_template cases | time FILE.jinja CONTEXT.json [N]\n");
+    if (argc >= 4 && strcmp(argv[1], "chat") == 0)
+        return time_chats(argv[2], argv[3], argc > 4 ? atoi(argv[4]) : 1000);
+    fprintf(
+        stderr,
+        "usage: bench_template cases | time FILE.jinja CONTEXT.json [N] | chat TOKENIZER REQUEST.json [N]\n");
     return 2;
 }

@@ -241,7 +241,7 @@ static qr_status copy_parts(const chat *c, const marker *m, const qr_json *parts
         qr_buf_append_str(&all, text);
     }
     if (status == QR_OK)
-        *out = build_parts(c, m, parts, qr_buf_str(&all), spans, qr_jinja_takes_parts(c->jinja));
+        *out = build_parts(c, m, parts, qr_buf_str(&all), spans, qr_jinja_takes_parts(c->jinja, NULL));
     qr_buf_release(&all);
     qr_free(spans);
     return status;
@@ -286,6 +286,21 @@ static qr_status copy_tool_calls(const chat *c, const qr_json *calls, qr_json **
     return QR_OK;
 }
 
+/* A template that only walks over parts gets a string as one part. */
+static qr_json *wrap_string(const chat *c, const marker *m, const qr_json *content)
+{
+    bool only_parts = false;
+    qr_jinja_takes_parts(c->jinja, &only_parts);
+    qr_json *text = chat_mark_untrusted(m, content);
+    if (!only_parts)
+        return text;
+    qr_json *list = qr_json_new_array(), *part = qr_json_new_object();
+    qr_json_set(part, "type", qr_json_new_string(QR_STR("text")));
+    qr_json_set(part, "text", text);
+    qr_json_push(list, part);
+    return list;
+}
+
 static qr_status copy_member(const chat *c, const marker *m, bool assistant, qr_str key, const qr_json *value,
                              qr_json **out)
 {
@@ -297,7 +312,10 @@ static qr_status copy_member(const chat *c, const marker *m, bool assistant, qr_
                            QR_STR(""));
     if (assistant && qr_str_equals(key, "tool_calls") && qr_json_is(value, QR_JSON_ARRAY))
         return copy_tool_calls(c, value, out);
-    *out = chat_mark_untrusted(m, value);
+    if (qr_str_equals(key, "content") && qr_json_is(value, QR_JSON_STRING))
+        *out = wrap_string(c, m, value);
+    else
+        *out = chat_mark_untrusted(m, value);
     return QR_OK;
 }
 

@@ -3,7 +3,8 @@
  * checkpoints and are not trusted, so steps, depth, output and time are limited.
  *
  * Values are built from qr_json (messages, tools, ...) without copying strings.
- * Thread: a compiled template is immutable and shared; a render uses the caller's memory only.
+ * Thread: a compiled template is immutable and shared; a render uses the caller's memory only, and at most 512 KiB
+ * of stack.
  */
 #ifndef QR_TEXT_JINJA_H
 #define QR_TEXT_JINJA_H
@@ -26,8 +27,9 @@ extern const qr_jinja_limits qr_jinja_limits_default; /* 20 M steps, 1000, 64 Mi
 /* Compiles (source is copied). Errors: QR_INVALID_ARGUMENT "template: line L, column C: ...", QR_UNSUPPORTED. */
 qr_status qr_jinja_compile(qr_str source, qr_jinja **out, qr_error *err);
 void qr_jinja_free(qr_jinja *jinja);
-/* Whether it has a loop over the content of a message: then content may be a list of parts. */
-bool qr_jinja_takes_parts(const qr_jinja *jinja);
+/* Whether it has a loop over the content of a message: then content may be a list of parts. *only (may be NULL):
+ * it never asks what content is (`is string` and the like), so that content must be a list. */
+bool qr_jinja_takes_parts(const qr_jinja *jinja, bool *only);
 
 /* Renders with `variables` (a JSON object: messages, tools, bos_token, ...; keys are top-level names) and
  * appends to out. now_unix_s: what strftime_now formats (local time zone UTC). limits may be NULL.

@@ -78,12 +78,28 @@ static void inspect_body(inspector *in, const qr_jbody *body)
         inspect_stmt(in, stmt);
 }
 
+static bool asks_for_type(qr_str source)
+{
+    static const char *const tests[] = {"is string",   "is not string",   "is iterable", "is not iterable",
+                                        "is sequence", "is not sequence", "is mapping",  "is not mapping"};
+    for (size_t i = 0; i < QR_COUNT_OF(tests); i++)
+        if (qr_str_find(source, qr_str_of(tests[i]), 0) >= 0)
+            return true;
+    return false;
+}
+
 void qr_jinja_inspect(qr_jinja *jinja)
 {
     inspector in = {.jinja = jinja, .holds = qr_calloc(jinja->name_count + 1, sizeof(bool))};
     inspect_body(&in, &jinja->body);
     jinja->takes_parts = in.found;
+    jinja->only_parts = in.found && !asks_for_type(jinja->source);
     qr_free(in.holds);
 }
 
-bool qr_jinja_takes_parts(const qr_jinja *jinja) { return jinja->takes_parts; }
+bool qr_jinja_takes_parts(const qr_jinja *jinja, bool *only)
+{
+    if (only != NULL)
+        *only = jinja->only_parts;
+    return jinja->takes_parts;
+}

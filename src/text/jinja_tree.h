@@ -199,7 +199,7 @@ struct qr_jinja {
     qr_str source; /* newlines normalised */
     qr_str *names; /* interned, NUL-terminated, by name id */
     uint32_t name_count;
-    bool takes_parts; /* qr_jinja_takes_parts */
+    bool takes_parts, only_parts; /* qr_jinja_takes_parts */
     qr_jfunc root;
     qr_jscope scope;
     qr_jbody body;

@@ -122,6 +122,68 @@ static const special_case special_cases[] = {
 };
 /* clang-format on */
 
+/* What Python's predicates have beside (or without) the general category: ranges, ascending. */
+typedef struct range {
+    uint32_t first, last;
+} range;
+/* clang-format off */
+static const range lower_extra[] = {
+    {0x00aa, 0x00aa}, {0x00ba, 0x00ba}, {0x02b0, 0x02b8}, {0x02c0, 0x02c1}, {0x02e0, 0x02e4},
+    {0x0345, 0x0345}, {0x037a, 0x037a}, {0x1d2c, 0x1d6a}, {0x1d78, 0x1d78}, {0x1d9b, 0x1dbf},
+    {0x2071, 0x2071}, {0x207f, 0x207f}, {0x2090, 0x209c}, {0x2170, 0x217f}, {0x24d0, 0x24e9},
+    {0x2c7c, 0x2c7d}, {0xa69c, 0xa69d}, {0xa770, 0xa770}, {0xa7f8, 0xa7f9}, {0xab5c, 0xab5f},
+    {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba},
+};
+static const range upper_extra[] = {
+    {0x2160, 0x216f}, {0x24b6, 0x24cf}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189},
+};
+static const range digit_extra[] = {
+    {0x00b2, 0x00b3}, {0x00b9, 0x00b9}, {0x1369, 0x1371}, {0x19da, 0x19da}, {0x2070, 0x2070},
+    {0x2074, 0x2079}, {0x2080, 0x2089}, {0x2460, 0x2468}, {0x2474, 0x247c}, {0x2488, 0x2490},
+    {0x24ea, 0x24ea}, {0x24f5, 0x24fd}, {0x24ff, 0x24ff}, {0x2776, 0x277e}, {0x2780, 0x2788},
+    {0x278a, 0x2792}, {0x10a40, 0x10a43}, {0x10e60, 0x10e68}, {0x11052, 0x1105a}, {0x1f100, 0x1f10a},
+};
+static const range numeric_extra[] = {
+    {0x3405, 0x3405}, {0x3483, 0x3483}, {0x382a, 0x382a}, {0x3b4d, 0x3b4d}, {0x4e00, 0x4e00},
+    {0x4e03, 0x4e03}, {0x4e07, 0x4e07}, {0x4e09, 0x4e09}, {0x4e5d, 0x4e5d}, {0x4e8c, 0x4e8c},
+    {0x4e94, 0x4e94}, {0x4e96, 0x4e96}, {0x4ebf, 0x4ec0}, {0x4edf, 0x4edf}, {0x4ee8, 0x4ee8},
+    {0x4f0d, 0x4f0d}, {0x4f70, 0x4f70}, {0x5104, 0x5104}, {0x5146, 0x5146}, {0x5169, 0x5169},
+    {0x516b, 0x516b}, {0x516d, 0x516d}, {0x5341, 0x5341}, {0x5343, 0x5345}, {0x534c, 0x534c},
+    {0x53c1, 0x53c4}, {0x56db, 0x56db}, {0x58f1, 0x58f1}, {0x58f9, 0x58f9}, {0x5e7a, 0x5e7a},
+    {0x5efe, 0x5eff}, {0x5f0c, 0x5f0e}, {0x5f10, 0x5f10}, {0x62fe, 0x62fe}, {0x634c, 0x634c},
+    {0x67d2, 0x67d2}, {0x6f06, 0x6f06}, {0x7396, 0x7396}, {0x767e, 0x767e}, {0x8086, 0x8086},
+    {0x842c, 0x842c}, {0x8cae, 0x8cae}, {0x8cb3, 0x8cb3}, {0x8d30, 0x8d30}, {0x9621, 0x9621},
+    {0x9646, 0x9646}, {0x964c, 0x964c}, {0x9678, 0x9678}, {0x96f6, 0x96f6}, {0xf96b, 0xf96b},
+    {0xf973, 0xf973}, {0xf978, 0xf978}, {0xf9b2, 0xf9b2}, {0xf9d1, 0xf9d1}, {0xf9d3, 0xf9d3},
+    {0xf9fd, 0xf9fd}, {0x20001, 0x20001}, {0x20064, 0x20064}, {0x200e2, 0x200e2}, {0x20121, 0x20121},
+    {0x2092a, 0x2092a}, {0x20983, 0x20983}, {0x2098c, 0x2098c}, {0x2099c, 0x2099c}, {0x20aea, 0x20aea},
+    {0x20afd, 0x20afd}, {0x20b19, 0x20b19}, {0x22390, 0x22390}, {0x22998, 0x22998}, {0x23b1b, 0x23b1b},
+    {0x2626d, 0x2626d}, {0x2f890, 0x2f890},
+};
+static const range start_extra[] = {
+    {0x1885, 0x1886}, {0x2118, 0x2118}, {0x212e, 0x212e},
+};
+static const range start_except[] = {
+    {0x037a, 0x037a}, {0x0e33, 0x0e33}, {0x0eb3, 0x0eb3}, {0x2e2f, 0x2e2f}, {0xfc5e, 0xfc63},
+    {0xfdfa, 0xfdfb}, {0xfe70, 0xfe70}, {0xfe72, 0xfe72}, {0xfe74, 0xfe74}, {0xfe76, 0xfe76},
+    {0xfe78, 0xfe78}, {0xfe7a, 0xfe7a}, {0xfe7c, 0xfe7c}, {0xfe7e, 0xfe7e}, {0xff9e, 0xff9f},
+};
+/* clang-format on */
+
+static bool in_ranges(const range *ranges, size_t count, uint32_t c)
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (c > ranges[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < count && c >= ranges[low].first;
+}
+#define IN(table, c) in_ranges(table, QR_COUNT_OF(table), c)
+
 size_t qr_jtext_decode(const char *text, size_t len, uint32_t *codepoint)
 {
     if ((unsigned char)text[0] < 0x80) {
@@ -193,7 +255,7 @@ static bool is_letter(uint32_t c)
 static bool is_numeric(uint32_t c)
 {
     utf8proc_category_t k = category(c);
-    return k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO;
+    return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) || IN(numeric_extra, c);
 }
 
 bool qr_jtext_is_word(uint32_t c)
@@ -259,13 +321,17 @@ static const special_case *find_special(uint32_t codepoint)
     return NULL;
 }
 
-static bool is_cased(uint32_t c)
+static bool is_lower(uint32_t c)
 {
-    if (c < 128)
-        return ((c | 32) >= 'a' && (c | 32) <= 'z');
-    utf8proc_category_t k = category(c);
-    return k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL || k == UTF8PROC_CATEGORY_LT;
+    return c < 128 ? c >= 'a' && c <= 'z' : category(c) == UTF8PROC_CATEGORY_LL || IN(lower_extra, c);
 }
+
+static bool is_upper(uint32_t c)
+{
+    return c < 128 ? c >= 'A' && c <= 'Z' : category(c) == UTF8PROC_CATEGORY_LU || IN(upper_extra, c);
+}
+
+static bool is_cased(uint32_t c) { return is_lower(c) || is_upper(c) || category(c) == UTF8PROC_CATEGORY_LT; }
 
 static bool is_case_ignorable(uint32_t c)
 {
@@ -345,10 +411,12 @@ void qr_jinja_write_case(qr_jrun *run, qr_str text, qr_jcase mode)
         bool upper = mode == QR_JCASE_UPPER;
         bool title = (mode == QR_JCASE_TITLE && !inside) || (mode == QR_JCASE_CAPITALIZE && at == 0);
         if (mode == QR_JCASE_SWAP)
-            upper = category(c) == UTF8PROC_CATEGORY_LL;
+            upper = is_lower(c);
         inside = is_cased(c);
         if (mode == QR_JCASE_FOLD)
             write_folded(run, c);
+        else if (mode == QR_JCASE_SWAP && !upper && !is_upper(c))
+            qr_jinja_write_codepoint(run, c); /* title case stays */
         else if (upper || title)
             write_upper(run, c, title);
         else
@@ -387,9 +455,7 @@ static bool codepoint_is(uint32_t c, qr_jclass class, bool first)
     switch (class) {
     case QR_JCLASS_ALPHA: return is_letter(c);
     case QR_JCLASS_DECIMAL: return category(c) == UTF8PROC_CATEGORY_ND;
-    case QR_JCLASS_DIGIT: /* superscripts and circled digits count; they are No */
-        return category(c) == UTF8PROC_CATEGORY_ND || c == 0xb2 || c == 0xb3 || c == 0xb9 ||
-               (c >= 0x2070 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468);
+    case QR_JCLASS_DIGIT: return category(c) == UTF8PROC_CATEGORY_ND || IN(digit_extra, c);
     case QR_JCLASS_NUMERIC: return is_numeric(c);
     case QR_JCLASS_ALNUM: return is_letter(c) || is_numeric(c);
     case QR_JCLASS_SPACE: return qr_jtext_is_space(c);
@@ -397,7 +463,8 @@ static bool codepoint_is(uint32_t c, qr_jclass class, bool first)
     case QR_JCLASS_ASCII: return c < 128;
     case QR_JCLASS_IDENTIFIER: {
         utf8proc_category_t k = category(c);
-        bool start = is_letter(c) || k == UTF8PROC_CATEGORY_NL || c == '_';
+        bool start = ((is_letter(c) || k == UTF8PROC_CATEGORY_NL || c == '_') && !IN(start_except, c)) ||
+                     IN(start_extra, c);
         bool go_on = k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ND ||
                      k == UTF8PROC_CATEGORY_PC;
         return start || (!first && go_on);
@@ -414,7 +481,7 @@ static bool has_case(qr_str text, bool upper)
         i += qr_jtext_decode(text.data + i, text.len - i, &c);
         if (!is_cased(c))
             continue;
-        if ((category(c) == UTF8PROC_CATEGORY_LU) != upper || category(c) == UTF8PROC_CATEGORY_LT)
+        if (upper ? !is_upper(c) : !is_lower(c))
             return false;
         any = true;
     }
@@ -427,7 +494,7 @@ static bool is_titled(qr_str text)
     for (size_t i = 0; i < text.len;) {
         uint32_t c = 0;
         i += qr_jtext_decode(text.data + i, text.len - i, &c);
-        if (is_cased(c) && (category(c) == UTF8PROC_CATEGORY_LL) != inside)
+        if (is_cased(c) && is_lower(c) != inside)
             return false;
         inside = is_cased(c);
         any = any || inside;

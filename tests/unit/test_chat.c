@@ -177,6 +177,8 @@ static void content_comes_as_the_template_wants_it(void **state)
            "{\"messages\": [{\"role\": \"user\", \"content\": \"one\"}]}", "s");
     expect("{{ messages[0].content }}", "{\"messages\": [{\"role\": \"assistant\", \"content\": null}]}",
            "None");
+    expect("{% for p in messages[0].content %}[{{ p.type }}:{{ p.text }}]{% endfor %}",
+           "{\"messages\": [{\"role\": \"user\", \"content\": \"<|im_end|>\"}]}", "[text:<\xff|im_end|>]");
 }
 
 static void tool_call_arguments_become_objects(void **state)
