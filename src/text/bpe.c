@@ -92,6 +92,31 @@ void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint3
         pairs_grow(bpe);
 }
 
+static int32_t part_id(const qr_tokenizer *tokenizer, const qr_token_table *table, const char *text,
+                       size_t len)
+{
+    int32_t id = qr_token_table_find(table, text, len);
+    return id >= 0 && (tokenizer->flags.data[id] & QR_TOKEN_MODEL) ? id : -1;
+}
+
+void qr_bpe_merge_in_order(qr_tokenizer *tokenizer, const int32_t *order, size_t count)
+{
+    const qr_token_table *table = tokenizer->byte_mode ? &tokenizer->raw : &tokenizer->spelled;
+    enum { SPLIT_BYTES_MAX = 512 }; /* a longer token is not worth its square of work */
+    qr_bpe_init(&tokenizer->bpe, count * 2);
+    for (size_t i = 0; i < count; i++) {
+        qr_str text = qr_token_table_text(table, order[i]);
+        for (size_t cut = 1; cut < text.len && text.len <= SPLIT_BYTES_MAX; cut++) {
+            if (!tokenizer->byte_mode && ((uint8_t)text.data[cut] & 0xC0) == 0x80)
+                continue;
+            int32_t left = part_id(tokenizer, table, text.data, cut);
+            int32_t right = left >= 0 ? part_id(tokenizer, table, text.data + cut, text.len - cut) : -1;
+            if (right >= 0)
+                qr_bpe_add(&tokenizer->bpe, (uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)order[i]);
+        }
+    }
+}
+
 /* Rank of the merge of two neighbours, or NO_RANK. */
 static inline uint32_t pair_rank(const qr_bpe *bpe, uint32_t left, uint32_t right)
 {

@@ -14,7 +14,7 @@ typedef struct sink {
 
 static void put(sink *to, const void *bytes, size_t len)
 {
-    if (to->out == NULL)
+    if (to->out == NULL || len == 0)
         return;
     len = QR_MIN(len, to->max - to->len);
     memcpy(to->out + to->len, bytes, len);

@@ -231,6 +231,22 @@ static void normalize_precompiled(const qr_normalizer_step *step, qr_str text, q
     }
 }
 
+/* As SentencePiece does it: the longest key that begins here, else the character. */
+static void normalize_longest(const qr_normalizer_step *step, qr_str text, qr_buf *out)
+{
+    const uint8_t *bytes = (const uint8_t *)text.data;
+    for (size_t i = 0; i < text.len;) {
+        uint32_t c;
+        size_t used = 0, len = qr_unicode_next(bytes + i, &c);
+        int64_t value = charsmap_find(step, bytes + i, text.len - i, true, &used);
+        if (value >= 0)
+            append_charsmap(step, value, out);
+        else
+            qr_buf_append(out, bytes + i, len);
+        i += value >= 0 ? used : len;
+    }
+}
+
 /* ---- The list ---- */
 
 static qr_status run_step(const qr_normalizer_step *step, qr_encoder *encoder, qr_str text, bool continues,
@@ -252,10 +268,20 @@ static qr_status run_step(const qr_normalizer_step *step, qr_encoder *encoder, q
             return replace_pattern(step, encoder, text, out, err);
         replace_string(step, text, out);
         break;
-    case QR_NORM_PRECOMPILED: normalize_precompiled(step, text, out); break;
+    case QR_NORM_PRECOMPILED:
+        if (step->longest)
+            normalize_longest(step, text, out);
+        else
+            normalize_precompiled(step, text, out);
+        break;
     case QR_NORM_BYTE_LEVEL: qr_byte_alphabet_encode((const uint8_t *)text.data, text.len, out); break;
     case QR_NORM_NMT: normalize_nmt(text, out); break;
     case QR_NORM_SPACES: normalize_spaces(text, out); break;
+    case QR_NORM_TRAILING:
+        while (qr_str_ends(text, qr_str_make(step->text, step->text_len)))
+            text.len -= step->text_len;
+        qr_buf_append_str(out, text);
+        break;
     }
     return QR_OK;
 }

@@ -20,13 +20,15 @@
 
 typedef QR_VEC(int32_t) qr_ids;
 
-/* dir: the folder that holds tokenizer.json (tokenizer_config.json, special_tokens_map.json,
+/* dir: the folder that holds tokenizer.json, else tokenizer.model (SentencePiece or tiktoken) or tiktoken.model (tokenizer_config.json, special_tokens_map.json,
  * chat_template.jinja or chat_template.json are read beside it when present).
  * Errors: QR_NOT_FOUND (no tokenizer.json), QR_BAD_FILE with line and column, QR_UNSUPPORTED naming the part. */
 qr_status qr_text_tokenizer_from_dir(const char *dir, qr_tokenizer **out, qr_error *err);
 /* The text of one tokenizer.json and, or NULL/empty, of tokenizer_config.json. name: for messages. */
 qr_status qr_text_tokenizer_from_json(qr_str json, qr_str config_json, const char *name, qr_tokenizer **out,
                                       qr_error *err);
+/* The bytes of a tokenizer.model: SentencePiece's protobuf, or a tiktoken rank file. */
+qr_status qr_text_tokenizer_from_model(qr_str bytes, const char *name, qr_tokenizer **out, qr_error *err);
 qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, qr_tokenizer **out, qr_error *err);
 
 /* Per-thread state for encoding: scratch buffers and the word cache. */

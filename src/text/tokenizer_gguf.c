@@ -260,13 +260,7 @@ static int compare_scores(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static int32_t model_token(const qr_tokenizer *tokenizer, qr_str text)
-{
-    int32_t id = qr_token_table_find(&tokenizer->spelled, text.data, text.len);
-    return id >= 0 && (tokenizer->flags.data[id] & QR_TOKEN_MODEL) ? id : -1;
-}
-
-/* Every way to put a token together from two others is a merge whose rank is the token's place by score. */
+/* Of all pairs that make a token the one whose token has the greatest score merges first. */
 static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
 {
     scored_id *order = qr_alloc((size_t)vocab->token_count * sizeof(*order));
@@ -278,20 +272,11 @@ static void merges_of_scores(qr_tokenizer *tokenizer, const qr_vocab *vocab)
             order[count++] = (scored_id){score, id};
     }
     qsort(order, count, sizeof(*order), compare_scores);
-    qr_bpe_init(&tokenizer->bpe, count * 2);
-    for (size_t i = 0; i < count; i++) {
-        qr_str text = qr_token_table_text(&tokenizer->spelled, order[i].id);
-        uint32_t rank = (uint32_t)i;
-        for (size_t cut = 1; cut < text.len && text.len <= 512; cut++) {
-            if (((uint8_t)text.data[cut] & 0xC0) == 0x80)
-                continue;
-            int32_t left = model_token(tokenizer, qr_str_make(text.data, cut));
-            int32_t right =
-                left >= 0 ? model_token(tokenizer, qr_str_make(text.data + cut, text.len - cut)) : -1;
-            if (right >= 0)
-                qr_bpe_add(&tokenizer->bpe, (uint32_t)left, (uint32_t)right, rank, (uint32_t)order[i].id);
-        }
-    }
+    int32_t *ids = qr_alloc((count + 1) * sizeof(*ids));
+    for (size_t i = 0; i < count; i++)
+        ids[i] = order[i].id;
+    qr_bpe_merge_in_order(tokenizer, ids, count);
+    qr_free(ids);
     qr_free(order);
 }
 
@@ -305,6 +290,20 @@ static void push_normalizer(qr_tokenizer *tokenizer, qr_normalizer_kind kind, qr
                                .needle = qr_tokenizer_own(tokenizer, needle),
                                .needle_len = needle.len};
     QR_VEC_PUSH(&tokenizer->normalizers, step);
+}
+
+/* SentencePiece's treatment of spaces: extra ones go, one stands before the text, all become the mark. */
+static void push_space_rules(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece)
+{
+    qr_str mark = QR_STR("\xE2\x96\x81");
+    bool extra = vocab->remove_extra_whitespaces == 1;
+    if (extra)
+        push_normalizer(tokenizer, QR_NORM_SPACES, QR_STR(""), QR_STR(""));
+    if (vocab->add_space_prefix != 0)
+        push_normalizer(tokenizer, QR_NORM_PREPEND, mark, QR_STR(""));
+    push_normalizer(tokenizer, QR_NORM_REPLACE, mark, QR_STR(" "));
+    if (extra && sentencepiece)
+        push_normalizer(tokenizer, QR_NORM_TRAILING, mark, QR_STR(""));
 }
 
 static void push_decoder(qr_tokenizer *tokenizer, qr_decoder_step step)
@@ -326,7 +325,7 @@ static qr_status load_gpt2(qr_tokenizer *tokenizer, const qr_vocab *vocab, const
     return status;
 }
 
-static qr_status load_llama(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
+static qr_status load_llama(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece, qr_error *err)
 {
     qr_str mark = QR_STR("\xE2\x96\x81");
     qr_status status = add_tokens(tokenizer, vocab, false, err);
@@ -335,11 +334,11 @@ static qr_status load_llama(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
     merges_of_scores(tokenizer, vocab);
     tokenizer->bpe.byte_fallback = true;
     tokenizer->bpe.unk = vocab->unk;
-    if (vocab->remove_extra_whitespaces == 1)
-        push_normalizer(tokenizer, QR_NORM_SPACES, QR_STR(""), QR_STR(""));
-    if (vocab->add_space_prefix != 0)
-        push_normalizer(tokenizer, QR_NORM_PREPEND, mark, QR_STR(""));
-    push_normalizer(tokenizer, QR_NORM_REPLACE, mark, QR_STR(" "));
+    if (sentencepiece && vocab->precompiled_charsmap.len > 0)
+        status = qr_tokenizer_add_charsmap(tokenizer, vocab->precompiled_charsmap, true, err);
+    if (status != QR_OK)
+        return status;
+    push_space_rules(tokenizer, vocab, sentencepiece);
     char *space = qr_tokenizer_own(tokenizer, QR_STR(" "));
     push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_REPLACE,
                                               .text = space,
@@ -372,7 +371,7 @@ static qr_status load_bert(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_er
     return add_tokens(tokenizer, vocab, true, err);
 }
 
-static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
+static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece, qr_error *err)
 {
     qr_str mark = QR_STR("\xE2\x96\x81");
     qr_pretokenizer_step pre = {.kind = QR_PRE_METASPACE,
@@ -384,13 +383,18 @@ static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_erro
     if (vocab->scores == NULL)
         return qr_fail(err, QR_BAD_FILE, "%s: vocabulary of model t5 has no scores", tokenizer->name);
     if (vocab->precompiled_charsmap.len > 0) {
-        qr_status status = qr_tokenizer_add_charsmap(tokenizer, vocab->precompiled_charsmap, err);
+        qr_status status =
+            qr_tokenizer_add_charsmap(tokenizer, vocab->precompiled_charsmap, sentencepiece, err);
         if (status != QR_OK)
             return status;
     }
-    if (vocab->remove_extra_whitespaces == 1)
-        push_normalizer(tokenizer, QR_NORM_SPACES, QR_STR(""), QR_STR(""));
-    QR_VEC_PUSH(&tokenizer->pretokenizers, pre);
+    if (sentencepiece) {
+        push_space_rules(tokenizer, vocab, true);
+    } else {
+        if (vocab->remove_extra_whitespaces == 1)
+            push_normalizer(tokenizer, QR_NORM_SPACES, QR_STR(""), QR_STR(""));
+        QR_VEC_PUSH(&tokenizer->pretokenizers, pre);
+    }
     push_decoder(tokenizer, (qr_decoder_step){.kind = QR_DEC_METASPACE,
                                               .text = pre.text,
                                               .text_len = 3,
@@ -400,6 +404,8 @@ static qr_status load_t5(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_erro
         tokenizer->unigram.scores[id] = vocab->scores[id];
     tokenizer->unigram.unk = vocab->unk;
     tokenizer->unigram.fuse_unk = true;
+    for (int32_t id = 0; id < vocab->token_count; id++)
+        tokenizer->unigram.byte_fallback |= type_of(vocab, id) == QR_VOCAB_BYTE;
     return add_tokens(tokenizer, vocab, false, err);
 }
 
@@ -438,7 +444,8 @@ static void set_special(qr_tokenizer *tokenizer, qr_special_name name, int32_t i
             qr_tokenizer_own(tokenizer, qr_token_table_text(&tokenizer->spelled, id));
 }
 
-static qr_status load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_error *err)
+qr_status qr_tokenizer_load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece,
+                                  qr_error *err)
 {
     const pre_row *pre = NULL;
     qr_status status;
@@ -449,11 +456,11 @@ static qr_status load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, qr_e
                            (int)QR_MIN(vocab->pre.len, 40u), vocab->pre.data);
         status = load_gpt2(tokenizer, vocab, pre, err);
     } else if (qr_str_equals(vocab->model, "llama")) {
-        status = load_llama(tokenizer, vocab, err);
+        status = load_llama(tokenizer, vocab, sentencepiece, err);
     } else if (qr_str_equals(vocab->model, "bert")) {
         status = load_bert(tokenizer, vocab, err);
     } else if (qr_str_equals(vocab->model, "t5")) {
-        status = load_t5(tokenizer, vocab, err);
+        status = load_t5(tokenizer, vocab, sentencepiece, err);
     } else {
         return qr_fail(err, QR_UNSUPPORTED, "%s: tokenizer.ggml.model '%.*s' is not supported",
                        tokenizer->name, (int)QR_MIN(vocab->model.len, 40u), vocab->model.data);
@@ -478,7 +485,7 @@ qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, 
     if (status != QR_OK)
         return status;
     qr_tokenizer *tokenizer = qr_tokenizer_make(name);
-    status = load_vocab(tokenizer, vocab, err);
+    status = qr_tokenizer_load_vocab(tokenizer, vocab, false, err);
     if (status == QR_OK)
         status = qr_tokenizer_finish(tokenizer, err);
     if (status == QR_OK)

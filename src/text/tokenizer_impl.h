@@ -101,7 +101,7 @@ size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, 
 
 typedef enum qr_normalizer_kind {
     QR_NORM_FORM, QR_NORM_LOWERCASE, QR_NORM_STRIP, QR_NORM_STRIP_ACCENTS, QR_NORM_BERT, QR_NORM_PREPEND,
-    QR_NORM_REPLACE, QR_NORM_PRECOMPILED, QR_NORM_BYTE_LEVEL, QR_NORM_NMT, QR_NORM_SPACES
+    QR_NORM_REPLACE, QR_NORM_PRECOMPILED, QR_NORM_BYTE_LEVEL, QR_NORM_NMT, QR_NORM_SPACES, QR_NORM_TRAILING
 } qr_normalizer_kind;
 
 typedef struct qr_normalizer_step {
@@ -115,6 +115,7 @@ typedef struct qr_normalizer_step {
     size_t needle_len;
     qr_pattern *pattern;                                       /* REPLACE by expression */
     uint8_t *charsmap;                                         /* PRECOMPILED: trie, then strings */
+    bool longest;                                              /* PRECOMPILED: SentencePiece's own rule */
     uint32_t trie_units;
     size_t strings_len;
 } qr_normalizer_step;
@@ -313,16 +314,28 @@ void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, ui
 /* Adds or changes an added token; its id is the vocabulary's, else the next free one, as the reference does.
  * wanted: the id of a GGUF token, or -1. */
 qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token token, int32_t wanted, qr_error *err);
+/* Byte mode: a token of the model by its bytes; it is spelled in the byte alphabet. */
+void qr_tokenizer_set_bytes(qr_tokenizer *tokenizer, int32_t id, qr_str bytes);
 int32_t qr_tokenizer_id_of(const qr_tokenizer *tokenizer, qr_str text);
 /* Derives everything that depends on several parts; the last step of loading. */
 qr_status qr_tokenizer_finish(qr_tokenizer *tokenizer, qr_error *err);
 
 qr_status qr_tokenizer_parse_normalizer(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err);
-qr_status qr_tokenizer_add_charsmap(qr_tokenizer *tokenizer, qr_str map, qr_error *err); /* raw bytes */
+/* map: raw bytes. longest: SentencePiece's own rule, the longest key wherever it begins. */
+qr_status qr_tokenizer_add_charsmap(qr_tokenizer *tokenizer, qr_str map, bool longest, qr_error *err);
 qr_status qr_tokenizer_parse_pretokenizer(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err);
 qr_status qr_tokenizer_parse_post(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err);
 qr_status qr_tokenizer_parse_decoder(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err);
 qr_status qr_tokenizer_parse_config(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err);
+qr_status qr_tokenizer_load_json(qr_tokenizer *tokenizer, qr_str json, qr_error *err);
+/* name: of the configuration file, for messages. */
+qr_status qr_tokenizer_load_config(qr_tokenizer *tokenizer, qr_str config, const char *name, qr_error *err);
+/* sentencepiece: normalized as that library does, not as the reference does its files. */
+qr_status qr_tokenizer_load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece, qr_error *err);
+qr_status qr_tokenizer_load_sentencepiece(qr_tokenizer *tokenizer, qr_str bytes, qr_error *err);
+/* expression: the pre-tokenizer's, or empty: by the number of ranks. */
+qr_status qr_tokenizer_load_tiktoken(qr_tokenizer *tokenizer, qr_str text, qr_str expression, qr_error *err);
+bool qr_base64_decode(qr_str text, qr_buf *out);
 qr_status qr_tokenizer_load_template(qr_tokenizer *tokenizer, qr_str source, qr_error *err);
 
 /* BPE loading: expects merges in order of rank. */
@@ -330,6 +343,8 @@ void qr_bpe_init(qr_bpe *bpe, size_t merges);
 void qr_bpe_release(qr_bpe *bpe);
 /* left, right and id < QR_BPE_ID_MAX, rank < QR_BPE_RANK_MAX: checked by the caller. */
 void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+/* Every way to put a token of `order` together from two others becomes a merge whose rank is the token's place. */
+void qr_bpe_merge_in_order(qr_tokenizer *tokenizer, const int32_t *order, size_t count);
 void qr_bpe_prefetch(const qr_bpe *bpe, uint32_t left, uint32_t right);
 qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err);
 

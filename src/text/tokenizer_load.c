@@ -1,10 +1,7 @@
 /* tokenizer.json: one pass of the pull scanner over the file; the small parts go through qr_json, vocabulary and
  * merges straight into their tables. */
-#include "base/file.h"
 #include "base/json_scan.h"
 #include "text/tokenizer_impl.h"
-
-enum { FILE_BYTES_MAX = 512 << 20 };
 
 /* ---- The object ---- */
 
@@ -88,6 +85,20 @@ void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, ui
         qr_token_table_store(&tokenizer->raw, id, bytes ? raw : text);
     }
     qr_buf_clear(&tokenizer->byte_text);
+}
+
+void qr_tokenizer_set_bytes(qr_tokenizer *tokenizer, int32_t id, qr_str bytes)
+{
+    qr_buf_clear(&tokenizer->byte_text);
+    qr_byte_alphabet_encode((const uint8_t *)bytes.data, bytes.len, &tokenizer->byte_text);
+    qr_str spelled =
+        qr_str_make(qr_strndup(tokenizer->byte_text.data != NULL ? tokenizer->byte_text.data : "",
+                               tokenizer->byte_text.len),
+                    tokenizer->byte_text.len);
+    qr_buf_clear(&tokenizer->byte_text);
+    qr_tokenizer_set_token(tokenizer, id, spelled, QR_TOKEN_MODEL);
+    qr_free((char *)(uintptr_t)spelled.data);
+    tokenizer->model_count++;
 }
 
 int32_t qr_tokenizer_id_of(const qr_tokenizer *tokenizer, qr_str text)
@@ -757,7 +768,7 @@ static qr_status read_top(qr_tokenizer *tokenizer, qr_str json, small_parts *par
     return status == QR_OK && model_later ? read_model(tokenizer, &model, err) : status;
 }
 
-static qr_status load_json(qr_tokenizer *tokenizer, qr_str json, qr_error *err)
+qr_status qr_tokenizer_load_json(qr_tokenizer *tokenizer, qr_str json, qr_error *err)
 {
     small_parts parts = {0};
     qr_status status = read_top(tokenizer, json, &parts, err);
@@ -775,7 +786,7 @@ static qr_status load_json(qr_tokenizer *tokenizer, qr_str json, qr_error *err)
     return status;
 }
 
-static qr_status load_config(qr_tokenizer *tokenizer, qr_str config, const char *name, qr_error *err)
+qr_status qr_tokenizer_load_config(qr_tokenizer *tokenizer, qr_str config, const char *name, qr_error *err)
 {
     qr_json *json = NULL;
     qr_status status = qr_json_parse(config, &qr_json_limits_file, &json, err);
@@ -792,84 +803,9 @@ qr_status qr_text_tokenizer_from_json(qr_str json, qr_str config_json, const cha
                                       qr_error *err)
 {
     qr_tokenizer *tokenizer = qr_tokenizer_make(name);
-    qr_status status = load_json(tokenizer, json, err);
+    qr_status status = qr_tokenizer_load_json(tokenizer, json, err);
     if (status == QR_OK && config_json.len > 0)
-        status = load_config(tokenizer, config_json, "tokenizer_config.json", err);
-    if (status == QR_OK)
-        status = qr_tokenizer_finish(tokenizer, err);
-    if (status == QR_OK)
-        *out = tokenizer;
-    else
-        qr_tokenizer_destroy(tokenizer);
-    return status;
-}
-
-/* ---- The folder ---- */
-
-/* Appends a file of the folder when it is there. */
-static qr_status read_beside(const char *dir, const char *name, qr_buf *out, qr_error *err)
-{
-    char *path = qr_path_join(dir, name);
-    qr_status status = qr_file_exists(path) ? qr_file_read(path, 64 << 20, out, err) : QR_OK;
-    qr_free(path);
-    return status;
-}
-
-/* The template beside the configuration: chat_template.jinja wins over chat_template.json. */
-static qr_status load_template_files(qr_tokenizer *tokenizer, const char *dir, qr_error *err)
-{
-    qr_buf text = {0};
-    qr_json *json = NULL;
-    qr_status status = read_beside(dir, "chat_template.jinja", &text, err);
-    if (status == QR_OK && text.len > 0) {
-        status = qr_tokenizer_load_template(tokenizer, qr_buf_str(&text), err);
-    } else if (status == QR_OK) {
-        status = read_beside(dir, "chat_template.json", &text, err);
-        if (status == QR_OK && text.len > 0)
-            status = qr_json_parse(qr_buf_str(&text), &qr_json_limits_file, &json, err);
-        qr_str source =
-            json != NULL ? qr_json_string(qr_json_get(json, "chat_template")) : qr_str_make(NULL, 0);
-        if (status == QR_OK && source.data != NULL && tokenizer->template_source == NULL)
-            status = qr_tokenizer_load_template(tokenizer, source, err);
-    }
-    qr_json_free(json);
-    qr_buf_release(&text);
-    return status;
-}
-
-static qr_status load_beside(qr_tokenizer *tokenizer, const char *dir, qr_error *err)
-{
-    static const char *const files[] = {"special_tokens_map.json", "tokenizer_config.json"};
-    qr_status status = QR_OK;
-    for (size_t i = 0; i < QR_COUNT_OF(files) && status == QR_OK; i++) {
-        qr_buf text = {0};
-        status = read_beside(dir, files[i], &text, err);
-        if (status == QR_OK && text.len > 0)
-            status = load_config(tokenizer, qr_buf_str(&text), files[i], err);
-        qr_buf_release(&text);
-    }
-    return status == QR_OK ? load_template_files(tokenizer, dir, err) : status;
-}
-
-qr_status qr_text_tokenizer_from_dir(const char *dir, qr_tokenizer **out, qr_error *err)
-{
-    char *path = qr_path_join(dir, "tokenizer.json");
-    qr_file_map map;
-    qr_status status = qr_file_map_open(path, &map, err);
-    if (status != QR_OK) {
-        qr_free(path);
-        return status;
-    }
-    qr_tokenizer *tokenizer = qr_tokenizer_make(path);
-    if (map.bytes > FILE_BYTES_MAX)
-        status =
-            qr_fail(err, QR_LIMIT_EXCEEDED, "%s: %zu bytes, more than %d", path, map.bytes, FILE_BYTES_MAX);
-    else
-        status = load_json(tokenizer, qr_str_make((const char *)map.data, map.bytes), err);
-    qr_file_map_close(&map);
-    qr_free(path);
-    if (status == QR_OK)
-        status = load_beside(tokenizer, dir, err);
+        status = qr_tokenizer_load_config(tokenizer, config_json, "tokenizer_config.json", err);
     if (status == QR_OK)
         status = qr_tokenizer_finish(tokenizer, err);
     if (status == QR_OK)

@@ -86,7 +86,7 @@ static qr_status parse_pattern(qr_tokenizer *tokenizer, const qr_json *json, con
 
 /* ---- Normalizer ---- */
 
-static bool base64_decode(qr_str text, qr_buf *out)
+bool qr_base64_decode(qr_str text, qr_buf *out)
 {
     uint32_t bits = 0;
     int count = 0;
@@ -113,9 +113,9 @@ static bool base64_decode(qr_str text, qr_buf *out)
     return true;
 }
 
-qr_status qr_tokenizer_add_charsmap(qr_tokenizer *tokenizer, qr_str map, qr_error *err)
+qr_status qr_tokenizer_add_charsmap(qr_tokenizer *tokenizer, qr_str map, bool longest, qr_error *err)
 {
-    qr_normalizer_step step = {.kind = QR_NORM_PRECOMPILED};
+    qr_normalizer_step step = {.kind = QR_NORM_PRECOMPILED, .longest = longest};
     uint32_t trie_bytes = 0;
     if (map.len >= 4)
         memcpy(&trie_bytes, map.data, 4);
@@ -136,11 +136,11 @@ static qr_status precompiled(qr_tokenizer *tokenizer, const qr_json *json, qr_er
     qr_status status;
     if (text.len == 0) /* nothing to replace */
         return QR_OK;
-    if (!base64_decode(text, &map))
+    if (!qr_base64_decode(text, &map))
         status =
             qr_fail(err, QR_BAD_FILE, "%s: normalizer: precompiled_charsmap is not base64", tokenizer->name);
     else
-        status = qr_tokenizer_add_charsmap(tokenizer, qr_buf_str(&map), err);
+        status = qr_tokenizer_add_charsmap(tokenizer, qr_buf_str(&map), false, err);
     qr_buf_release(&map);
     return status;
 }

@@ -312,6 +312,77 @@ static void folder_brings_special_tokens_and_template(void **state)
     temp_dir_release(&dir);
 }
 
+/* ---- tokenizer.model ---- */
+
+static void put_piece(qr_buf *out, const char *text, float score, int type)
+{
+    size_t len = strlen(text);
+    qr_buf_printf(out, "%c%c%c%c", 0x0A, (int)(len + 9), 0x0A, (int)len);
+    qr_buf_append(out, text, len);
+    qr_buf_append_char(out, 0x15);
+    qr_buf_append(out, &score, 4);
+    qr_buf_printf(out, "%c%c", 0x18, type);
+}
+
+static void sentencepiece_model(qr_buf *out, int kind)
+{
+    put_piece(out, "<unk>", 0, 2);
+    put_piece(out, "<s>", 0, 3);
+    put_piece(out, "</s>", 0, 3);
+    put_piece(out, "\xE2\x96\x81", -3, 1);
+    put_piece(out, "a", -4, 1);
+    put_piece(out, "b", -5, 1);
+    put_piece(out, "ab", -1, 1);
+    qr_buf_printf(out, "%c%c%c%c", 0x12, 2, 0x18, kind); /* trainer_spec: model_type */
+}
+
+static void sentencepiece_file_is_read_and_cut_ones_are_refused(void **state)
+{
+    (void)state;
+    for (int kind = 1; kind <= 3; kind++) {
+        qr_buf model = {0};
+        qr_tokenizer *t = NULL;
+        qr_error err = {0};
+        sentencepiece_model(&model, kind);
+        qr_status status = qr_text_tokenizer_from_model(qr_buf_str(&model), "x.model", &t, &err);
+        assert_int_equal(status, kind == 3 ? QR_UNSUPPORTED : QR_OK);
+        if (kind == 1)
+            ASSERT_IDS(t, "  ab  ab ", NULL, 3, 6, 3, 6, 2);
+        if (kind == 2)
+            ASSERT_IDS(t, "ab b", NULL, 1, 3, 6, 3, 5);
+        qr_tokenizer_close(t);
+        for (size_t len = 0; len < model.len; len++) {
+            qr_tokenizer *part = NULL;
+            if (qr_text_tokenizer_from_model(qr_str_make(model.data, len), "cut.model", &part, &err) == QR_OK)
+                qr_tokenizer_close(part); /* cut between two fields */
+            else
+                assert_null(part);
+        }
+        qr_buf_release(&model);
+    }
+}
+
+static void rank_file_merges_by_rank(void **state)
+{
+    (void)state;
+    static const char ranks[] = "YQ== 0\nYg== 1\nYWI= 2\r\nIA== 3\nIGE= 4\nww== 5\nqQ== 6\n";
+    qr_tokenizer *t = NULL;
+    qr_error err = {0};
+    assert_int_equal(qr_text_tokenizer_from_model(qr_str_of(ranks), "r.tiktoken", &t, &err), QR_OK);
+    ASSERT_IDS(t, "ab ab", NULL, 2, 3, 2);
+    ASSERT_IDS(t, " aa\xC3\xA9", NULL, 4, 0, 5, 6);
+    qr_tokenizer_close(t);
+    static const char *const bad[] = {"YQ==0",  "YQ== ", "YQ== x", "YQ== 99999999",
+                                      "!!== 1", "YQ 1",  "YQ== -1"};
+    for (size_t i = 0; i < QR_COUNT_OF(bad); i++) {
+        t = NULL;
+        assert_int_equal(qr_text_tokenizer_from_model(qr_str_of(bad[i]), "bad.tiktoken", &t, &err),
+                         QR_BAD_FILE);
+        assert_null(t);
+        assert_non_null(strstr(err.message, "line 1"));
+    }
+}
+
 /* ---- Scanners ---- */
 
 static void random_text(uint64_t *rng, qr_buf *out)
@@ -556,6 +627,8 @@ int main(void)
         cmocka_unit_test(control_and_user_tokens_of_a_vocabulary_are_added_tokens),
         cmocka_unit_test(vocabularies_that_are_wrong_are_refused),
         cmocka_unit_test(folder_brings_special_tokens_and_template),
+        cmocka_unit_test(sentencepiece_file_is_read_and_cut_ones_are_refused),
+        cmocka_unit_test(rank_file_merges_by_rank),
         cmocka_unit_test(scanners_say_what_their_expressions_say),
         cmocka_unit_test(expressions_that_cannot_be_served_are_refused),
         cmocka_unit_test(expression_that_backtracks_for_ever_meets_its_limit),

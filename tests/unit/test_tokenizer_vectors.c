@@ -433,6 +433,81 @@ static void swift_test_cases_are_equal(void **state)
     assert_int_equal(wrong, 0);
 }
 
+static qr_tokenizer *open_model(const char *path, qr_status want, qr_error *err)
+{
+    qr_tokenizer *tokenizer = NULL;
+    qr_buf bytes = {0};
+    *err = (qr_error){0};
+    assert_int_equal(qr_file_read(path, 1 << 30, &bytes, NULL), QR_OK);
+    qr_status status = qr_text_tokenizer_from_model(qr_buf_str(&bytes), path, &tokenizer, err);
+    if (status != want)
+        printf("%s\n", err->message);
+    assert_int_equal(status, want);
+    qr_buf_release(&bytes);
+    return tokenizer;
+}
+
+static void rank_files_give_the_recorded_ids(void **state)
+{
+    static const char *const pairs[][3] = {
+        {"tokens_gpt_3.5_turbo", "tokenizers/cl100k", "cl100k_base.tiktoken"},
+        {"tokens_gpt_4o", "tokenizers/gpt-oss", "o200k_base.tiktoken"}};
+    (void)state;
+    int wrong = 0;
+    qr_buf text = {0};
+    qr_error err;
+    assert_int_equal(qr_file_read(at_path("tokenizer-vectors/microsoft-tokenizer", "lib.rs", ".txt"), 1 << 24,
+                                  &text, NULL),
+                     QR_OK);
+    for (size_t n = 0; n < QR_COUNT_OF(pairs); n++) {
+        row *r = begin_row("tiktoken", pairs[n][2]);
+        size_t count;
+        qr_tokenizer *tokenizer = open_model(at_path(pairs[n][1], pairs[n][2], ""), QR_OK, &err);
+        qr_json *json = read_json(at_path("tokenizer-vectors/microsoft-tokenizer", pairs[n][0], ".json"));
+        int32_t *ids = ids_of(json, &count);
+        check_ids(r, tokenizer, qr_buf_str(&text), false, ids, count);
+        check_decode(r, tokenizer, ids, count, false, qr_buf_str(&text));
+        qr_free(ids);
+        qr_json_free(json);
+        qr_tokenizer_close(tokenizer);
+        wrong += r->wrong;
+    }
+    qr_buf_release(&text);
+    assert_int_equal(wrong, 0);
+}
+
+static void model_files_agree_with_tokenizer_json(void **state)
+{
+    static const char *const pairs[][2] = {{"llama-bpe", "llama-3"}, {"llama-spm", "llama-2"}};
+    (void)state;
+    int wrong = 0;
+    qr_error err;
+    for (size_t n = 0; n < QR_COUNT_OF(pairs); n++) {
+        row *r = begin_row("tokenizer.model", pairs[n][1]);
+        char sub[128];
+        snprintf(sub, sizeof(sub), "tokenizers/%s", pairs[n][1]);
+        qr_tokenizer *tokenizer = open_model(at_path(sub, "tokenizer", ".model"), QR_OK, &err);
+        check_texts(r, tokenizer, pairs[n][0]);
+        qr_tokenizer_close(tokenizer);
+        wrong += r->wrong;
+    }
+    assert_int_equal(wrong, 0);
+}
+
+static void broken_rank_files_are_refused_with_their_line(void **state)
+{
+    static const char *const names[] = {"test_tiktoken_invalid_base64", "test_tiktoken_invalid_rank",
+                                        "test_tiktoken_no_space"};
+    (void)state;
+    for (size_t n = 0; n < QR_COUNT_OF(names); n++) {
+        qr_error err;
+        assert_null(
+            open_model(at_path("tokenizer-vectors/meta-pytorch", names[n], ".model"), QR_BAD_FILE, &err));
+        printf("broken: %s\n", strrchr(err.message, '/'));
+        assert_non_null(strstr(err.message, "line"));
+    }
+}
+
 static void mangled_vocabulary_is_refused_with_its_merge(void **state)
 {
     (void)state;
@@ -469,6 +544,9 @@ int main(void)
         cmocka_unit_test(microsoft_ids_of_a_rust_file_are_equal),
         cmocka_unit_test(swift_encodings_are_equal),
         cmocka_unit_test(swift_test_cases_are_equal),
+        cmocka_unit_test(rank_files_give_the_recorded_ids),
+        cmocka_unit_test(model_files_agree_with_tokenizer_json),
+        cmocka_unit_test(broken_rank_files_are_refused_with_their_line),
         cmocka_unit_test(mangled_vocabulary_is_refused_with_its_merge),
     };
     const char *shared = qr_env("QR_SHARED_DIR");
