@@ -62,10 +62,20 @@ foreach(kind unit kernels sim golden)
         if(threads)
             list(APPEND labels threads)
         endif()
-        set_tests_properties(${name} PROPERTIES LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 900
+        set_tests_properties(${name} PROPERTIES LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 1500
             ENVIRONMENT "${QR_TEST_ENVIRONMENT}")
     endforeach()
 endforeach()
+
+# Programs for a machine with a GPU, where tests/gpu/run starts them; nothing here could.
+if(QR_CUDA)
+    file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/gpu/test_*.c)
+    foreach(file IN LISTS files)
+        cmake_path(GET file STEM name)
+        qr_test_program(${name} ${file})
+        target_include_directories(${name} SYSTEM PRIVATE ${QR_CUDA_INCLUDE})
+    endforeach()
+endif()
 
 file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_*.c)
 foreach(file IN LISTS files)
