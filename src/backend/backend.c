@@ -63,6 +63,21 @@ uint64_t qr_device_memory_available(const qr_device *device)
     return device->backend->memory_available(device);
 }
 
+int qr_device_host_threads(const qr_device *device)
+{
+    return device->backend->host_threads != NULL ? device->backend->host_threads(device) : 1;
+}
+
+void qr_device_host_run(qr_device *device, int64_t count, qr_host_task task, void *arg)
+{
+    if (device->backend->host_run != NULL) {
+        device->backend->host_run(device, count, task, arg);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        task(arg, i, 0);
+}
+
 /* ---- Weights ---- */
 
 qr_status qr_weight_prepare(qr_device *device, qr_weight *weight, const qr_prepare_options *options,

@@ -30,6 +30,10 @@ typedef struct qr_backend {
     qr_dtype activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
     int32_t logit_rows;  /* rows of logits to hold at a time; 0: a few */
 
+    /* Threads of the host; NULL: there is only the caller. */
+    int (*host_threads)(const qr_device *device);
+    void (*host_run)(qr_device *device, int64_t count, qr_host_task task, void *arg);
+
     qr_status (*weight_prepare)(qr_device *, qr_weight *, const qr_prepare_options *, qr_error *);
     void (*weight_release)(qr_device *, qr_weight *);
     size_t (*weight_prepared_bytes)(const qr_device *, const qr_weight *, const qr_prepare_options *);

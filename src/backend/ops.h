@@ -38,6 +38,12 @@ int32_t qr_device_batched_tokens(
     const qr_device *device); /* a good token budget for a step: 512 on the CPU */
 int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 
+/* Work of the host beside the device's ops (sampling): task(arg, index, worker) for each index in [0, count), in any
+ * order, on the threads that the backend has anyway; worker < qr_device_host_threads. */
+typedef void (*qr_host_task)(void *arg, int64_t index, int worker);
+int qr_device_host_threads(const qr_device *device);
+void qr_device_host_run(qr_device *device, int64_t count, qr_host_task task, void *arg);
+
 /* ---- Weights ---- */
 
 /* Decides whether the weight is used in place or copied into a packed layout, and does it (in parallel).

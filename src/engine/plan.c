@@ -5,7 +5,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-#define LOGIT_ROWS_MAX   64
+#define LOGIT_ROWS       64 /* held at a time, unless the device says otherwise */
 #define MODEL_LEN_MAX    (INT64_C(1) << 24)
 #define BLOCK_SIZE_MAX   1024
 #define SEQS_MAX         4096
@@ -163,7 +163,7 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
     plan->scheduler.n_blocks = choose_blocks(plan, budget);
     plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
     plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
-    int32_t logit_rows = qr_device_logit_rows(device) > 0 ? qr_device_logit_rows(device) : LOGIT_ROWS_MAX;
+    int32_t logit_rows = qr_device_logit_rows(device) > 0 ? qr_device_logit_rows(device) : LOGIT_ROWS;
     plan->runner.max_logit_rows = QR_MIN(logit_rows, o->max_num_batched_tokens);
     plan->runner.max_logprobs = o->max_logprobs;
     count_bytes(plan, net, device);

@@ -7,7 +7,8 @@ struct qr_runner {
     qr_device *device;
     qr_kv *kv;
     qr_ops *ops;
-    qr_sampler_scratch *scratch;
+    qr_sampler_scratch **scratch; /* [threads] */
+    int threads;
     int32_t max_logit_rows, vocab;
 };
 
@@ -29,7 +30,10 @@ qr_status qr_runner_new(const qr_net *net, qr_device *device, const qr_runner_op
         qr_runner_free(runner);
         return status;
     }
-    runner->scratch = qr_sampler_scratch_new(runner->vocab, options->max_logprobs);
+    runner->threads = qr_device_host_threads(device);
+    runner->scratch = qr_calloc((size_t)runner->threads, sizeof(*runner->scratch));
+    for (int i = 0; i < runner->threads; i++)
+        runner->scratch[i] = qr_sampler_scratch_new(runner->vocab, options->max_logprobs);
     *out = runner;
     return QR_OK;
 }
@@ -38,7 +42,9 @@ void qr_runner_free(qr_runner *runner)
 {
     if (runner == NULL)
         return;
-    qr_sampler_scratch_free(runner->scratch);
+    for (int i = 0; i < runner->threads; i++)
+        qr_sampler_scratch_free(runner->scratch[i]);
+    qr_free(runner->scratch);
     if (runner->ops != NULL)
         qr_ops_close(runner->ops);
     if (runner->kv != NULL)
@@ -46,15 +52,27 @@ void qr_runner_free(qr_runner *runner)
     qr_free(runner);
 }
 
-static void run_job(qr_runner *runner, const qr_logit_job *job, const float *logits, qr_step_result *result)
+/* A slice of logit rows, each of them a job of its own. */
+typedef struct logit_slice {
+    const qr_runner *runner;
+    const qr_logit_job *jobs;
+    const float *logits;
+    int32_t *tokens; /* by item */
+} logit_slice;
+
+static void run_job(void *arg, int64_t index, int worker)
 {
+    const logit_slice *slice = arg;
+    const qr_logit_job *job = &slice->jobs[index];
+    const float *logits = slice->logits + index * slice->runner->vocab;
+    qr_sampler_scratch *scratch = slice->runner->scratch[worker];
     if (!job->samples) {
-        qr_logprobs_of(logits, runner->vocab, job->target, job->top, runner->scratch, job->logprobs);
+        qr_logprobs_of(logits, slice->runner->vocab, job->target, job->top, scratch, job->logprobs);
         return;
     }
     qr_sampler_input input = job->input;
     input.logits = logits;
-    result->tokens[job->item] = qr_sample(&input, runner->scratch, job->logprobs);
+    slice->tokens[job->item] = qr_sample(&input, scratch, job->logprobs);
 }
 
 qr_status qr_runner_run(qr_runner *runner, const qr_step_batch *batch, qr_arena *arena, qr_step_result *result,
@@ -68,8 +86,8 @@ qr_status qr_runner_run(qr_runner *runner, const qr_step_batch *batch, qr_arena 
         int32_t count = QR_MIN(runner->max_logit_rows, rows - first);
         size_t mark = qr_ops_mark(runner->ops);
         const float *logits = qr_net_logits(runner->net, runner->ops, hidden, first, count);
-        for (int32_t i = 0; i < count; i++)
-            run_job(runner, &batch->jobs[first + i], logits + (int64_t)i * runner->vocab, result);
+        logit_slice slice = {runner, batch->jobs + first, logits, result->tokens};
+        qr_device_host_run(runner->device, count, run_job, &slice);
         qr_ops_release(runner->ops, mark);
     }
     qr_ops_work(runner->ops, &result->bytes, &result->flops);

@@ -58,7 +58,7 @@ static void describe(cpu_device *device)
 
 static qr_status cpu_open(const qr_device_options *options, qr_device **out, qr_error *err)
 {
-    cpu_isa isa;
+    cpu_isa isa = CPU_ISA_GENERIC;
     qr_status status = choose_isa(options->isa, &isa, err);
     if (status != QR_OK)
         return status;
@@ -89,6 +89,13 @@ static uint64_t cpu_memory_available(const qr_device *device)
 {
     (void)device;
     return qr_memory_available();
+}
+
+static int cpu_host_threads(const qr_device *device) { return cpu_pool_threads(((const cpu_device *)device)->pool); }
+
+static void cpu_host_run(qr_device *device, int64_t count, qr_host_task task, void *arg)
+{
+    cpu_pool_run(((cpu_device *)device)->pool, count, task, arg);
 }
 
 static void *cpu_scratch_open(qr_device *device, size_t bytes, qr_error *err)
@@ -126,6 +133,8 @@ const qr_backend qr_backend_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .memory_available = cpu_memory_available,
+    .host_threads = cpu_host_threads,
+    .host_run = cpu_host_run,
     .block_size = 16,
     .batched_tokens = 512,
     .weight_prepare = cpu_weight_prepare,
