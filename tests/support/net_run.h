@@ -7,6 +7,7 @@
 
 typedef struct net_run_options {
     const char *path, *isa; /* isa NULL: auto */
+    const char *device;     /* NULL: cpu */
     int threads;
     int dtype;    /* of dense weights; -1: the checkpoint's */
     int kv_dtype; /* -1: auto */
