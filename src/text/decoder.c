@@ -236,6 +236,9 @@ static qr_status each_token(const qr_decoder_step *step, const pieces *in, piece
     qr_status status = QR_OK;
     for (size_t i = 0; i < in->ends.count && status == QR_OK; i++) {
         qr_str token = piece_at(in, i);
+        if (out->text.len > QR_EXPANDED_BYTES_MAX)
+            status = qr_fail(err, QR_LIMIT_EXCEEDED, "decoder: the text grows beyond %zu bytes",
+                             QR_EXPANDED_BYTES_MAX);
         switch (step->kind) {
         case QR_DEC_STRIP: qr_buf_append_str(&out->text, strip_token(step, token)); break;
         case QR_DEC_REPLACE: status = replace_token(step, match, token, &out->text, err); break;

@@ -1,6 +1,8 @@
 /* Normalizers: each step rewrites the text; steps run in order over two buffers in turn. */
 #include "text/tokenizer_impl.h"
 
+enum { CHARSMAP_TEXT_MAX = 256 }; /* bytes that one character becomes; the real ones have at most 33 */
+
 static bool is_chinese(uint32_t c)
 {
     return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
@@ -84,7 +86,13 @@ static void normalize_strip(const qr_normalizer_step *step, qr_str text, qr_buf 
     qr_buf_append(out, text.data + begin, end - begin);
 }
 
-static void replace_string(const qr_normalizer_step *step, qr_str text, qr_buf *out)
+static qr_status too_long(qr_error *err)
+{
+    return qr_fail(err, QR_LIMIT_EXCEEDED, "normalizer: the text grows beyond %zu bytes",
+                   QR_EXPANDED_BYTES_MAX);
+}
+
+static qr_status replace_string(const qr_normalizer_step *step, qr_str text, qr_buf *out, qr_error *err)
 {
     size_t at = 0;
     while (at < text.len && step->needle_len > 0) {
@@ -94,8 +102,11 @@ static void replace_string(const qr_normalizer_step *step, qr_str text, qr_buf *
         qr_buf_append(out, text.data + at, (size_t)(found - text.data) - at);
         qr_buf_append(out, step->text, step->text_len);
         at = (size_t)(found - text.data) + step->needle_len;
+        if (out->len > QR_EXPANDED_BYTES_MAX)
+            return too_long(err);
     }
     qr_buf_append(out, text.data + at, text.len - at);
+    return QR_OK;
 }
 
 static qr_status replace_pattern(const qr_normalizer_step *step, qr_encoder *encoder, qr_str text,
@@ -110,6 +121,8 @@ static qr_status replace_pattern(const qr_normalizer_step *step, qr_encoder *enc
     while ((found = qr_pattern_find(step->pattern, encoder->match, search, &begin, &end)) > 0) {
         qr_buf_append(out, text.data + at, begin - at);
         qr_buf_append(out, step->text, step->text_len);
+        if (out->len > QR_EXPANDED_BYTES_MAX)
+            return too_long(err);
         at = search = end;
         if (begin == end) { /* an empty match: step over a character */
             if (end >= text.len)
@@ -201,7 +214,8 @@ static void append_charsmap(const qr_normalizer_step *step, int64_t value, qr_bu
 {
     const char *strings = (const char *)step->charsmap + (size_t)step->trie_units * 4;
     if ((uint64_t)value < step->strings_len)
-        qr_buf_append(out, strings + value, strnlen(strings + value, step->strings_len - (size_t)value));
+        qr_buf_append(out, strings + value,
+                      strnlen(strings + value, QR_MIN(step->strings_len - (size_t)value, CHARSMAP_TEXT_MAX)));
 }
 
 /* As the reference does it: a grapheme of less than six bytes is replaced whole by the value of the first key
@@ -266,8 +280,7 @@ static qr_status run_step(const qr_normalizer_step *step, qr_encoder *encoder, q
     case QR_NORM_REPLACE:
         if (step->pattern != NULL)
             return replace_pattern(step, encoder, text, out, err);
-        replace_string(step, text, out);
-        break;
+        return replace_string(step, text, out, err);
     case QR_NORM_PRECOMPILED:
         if (step->longest)
             normalize_longest(step, text, out);
@@ -295,6 +308,8 @@ qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_st
         if (!last)
             qr_buf_clear(target);
         qr_status status = run_step(&tokenizer->normalizers.data[i], encoder, text, continues, target, err);
+        if (status == QR_OK && target->len > QR_EXPANDED_BYTES_MAX)
+            status = too_long(err);
         if (status != QR_OK)
             return status;
         text = qr_buf_str(target);

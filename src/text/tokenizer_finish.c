@@ -1,6 +1,8 @@
 /* The last step of loading: everything that follows from several parts together. */
 #include "text/tokenizer_impl.h"
 
+enum { QR_DECODED_BYTES_MAX = 1 << 20 }; /* of one token */
+
 static const char mark_text[] = "\xE2\x96\x81";
 
 /* Which scanner is the whole pre-tokenizer of a byte-mode BPE, if any. */
@@ -95,7 +97,7 @@ static void replace_all(qr_str text, const qr_decoder_step *step, qr_buf *out)
     qr_str needle = step->kind == QR_DEC_METASPACE ? qr_str_make(step->text, step->text_len)
                                                    : qr_str_make(step->needle, step->needle_len);
     qr_str with = step->kind == QR_DEC_METASPACE ? QR_STR(" ") : qr_str_make(step->text, step->text_len);
-    while (needle.len > 0) {
+    while (needle.len > 0 && out->len <= QR_DECODED_BYTES_MAX) {
         ptrdiff_t found = qr_str_find(text, needle, at);
         if (found < 0)
             break;
@@ -107,9 +109,10 @@ static void replace_all(qr_str text, const qr_decoder_step *step, qr_buf *out)
 }
 
 /* The text of every token after the steps that look at one token only. */
-static void build_decoded(qr_tokenizer *tokenizer)
+static qr_status build_decoded(qr_tokenizer *tokenizer, qr_error *err)
 {
     qr_buf a = {0}, b = {0};
+    qr_status status = QR_OK;
     for (size_t id = 0; id < tokenizer->flags.count; id++) {
         if (!(tokenizer->flags.data[id] & QR_TOKEN_PRESENT))
             continue;
@@ -127,10 +130,17 @@ static void build_decoded(qr_tokenizer *tokenizer)
             if (qr_byte_alphabet_decode(text, &a))
                 text = qr_buf_str(&a);
         }
+        if (text.len > QR_DECODED_BYTES_MAX || tokenizer->decoded.text.len > QR_EXPANDED_BYTES_MAX) {
+            status =
+                qr_fail(err, QR_LIMIT_EXCEEDED, "%s: decoder: token %zu becomes %zu bytes, all before it %zu",
+                        tokenizer->name, id, text.len, tokenizer->decoded.text.len);
+            break;
+        }
         qr_token_table_store(&tokenizer->decoded, (int32_t)id, text);
     }
     qr_buf_release(&a);
     qr_buf_release(&b);
+    return status;
 }
 
 static void find_limits(qr_tokenizer *tokenizer)
@@ -168,7 +178,9 @@ qr_status qr_tokenizer_finish(qr_tokenizer *tokenizer, qr_error *err)
     tokenizer->stream = stream_of(tokenizer);
     if (tokenizer->stream == QR_STREAM_PIECES ||
         (tokenizer->stream == QR_STREAM_BYTES && !tokenizer->byte_mode))
-        build_decoded(tokenizer);
+        status = build_decoded(tokenizer, err);
+    if (status != QR_OK)
+        return status;
     find_limits(tokenizer);
     qr_added_build(tokenizer);
     return QR_OK;

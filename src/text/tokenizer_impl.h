@@ -15,7 +15,11 @@
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
-enum { QR_TOKEN_ID_MAX = 1 << 22, QR_TOKEN_BYTES_MAX = 1 << 16, QR_ADDED_MAX = 1 << 17, QR_STEPS_MAX = 256 };
+enum { QR_TOKEN_ID_MAX = 1 << 22, QR_TOKEN_BYTES_MAX = 1 << 16, QR_ADDED_MAX = 1 << 17, QR_STEPS_MAX = 256,
+       QR_PART_BYTES_MAX = 4096 /* of a replacement, prefix or mark */ };
+/* Text that a normalizer, decoder or token table may come to: files are not trusted to be modest. */
+#define QR_EXPANDED_BYTES_MAX ((size_t)1 << 29)
+
 
 /* ---- Vocabulary (tokenizer_vocab.c) ---- */
 

@@ -54,13 +54,14 @@ static bool flag_of(const qr_json *json, const char *key, bool fallback)
     return qr_json_bool(qr_json_get(json, key), fallback);
 }
 
-/* A copy of a string member; *len may be NULL. NULL when it is absent. */
+/* A copy of a string member; *len may be NULL. NULL when it is absent or longer than any honest one. */
 static char *own_member(qr_tokenizer *tokenizer, const qr_json *json, const char *key, size_t *len)
 {
     qr_str text = qr_json_string(qr_json_get(json, key));
+    bool usable = text.data != NULL && text.len <= QR_PART_BYTES_MAX;
     if (len != NULL)
-        *len = text.len;
-    return text.data != NULL ? qr_tokenizer_own(tokenizer, text) : NULL;
+        *len = usable ? text.len : 0;
+    return usable ? qr_tokenizer_own(tokenizer, text) : NULL;
 }
 
 /* {"String": s} as a needle or {"Regex": r} compiled; a needle that is plain text stays one. */
@@ -70,7 +71,7 @@ static qr_status parse_pattern(qr_tokenizer *tokenizer, const qr_json *json, con
     const qr_json *node = qr_json_get(json, "pattern");
     qr_str text = qr_json_string(qr_json_get(node, "String")),
            regex = qr_json_string(qr_json_get(node, "Regex"));
-    if (text.data != NULL) {
+    if (text.data != NULL && text.len <= QR_PART_BYTES_MAX) {
         *needle = qr_tokenizer_own(tokenizer, text);
         *needle_len = text.len;
         return QR_OK;

@@ -591,6 +591,33 @@ static void wrong_files_are_refused_with_a_reason(void **state)
     }
 }
 
+/* A chain of replacements multiplies; the text is refused before the memory is gone. */
+static void exploding_normalizer_meets_its_limit(void **state)
+{
+    (void)state;
+    qr_buf json = {0};
+    qr_error err = {0};
+    int32_t *ids = NULL;
+    size_t count;
+    qr_buf_append_cstr(&json, "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
+    for (int i = 0; i < 6; i++) {
+        qr_buf_printf(&json, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"",
+                      i > 0 ? "," : "");
+        for (int k = 0; k < 100; k++)
+            qr_buf_append_char(&json, 'a');
+        qr_buf_append_cstr(&json, "\"}");
+    }
+    qr_buf_append_cstr(&json,
+                       "]},\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0},\"unk_token\":\"a\"}}");
+    qr_tokenizer *t = load(json.data, NULL);
+    assert_int_equal(qr_tokenizer_encode(t, "b", 1, NULL, &ids, &count, &err), QR_OK);
+    qr_ids_free(ids);
+    assert_int_equal(qr_tokenizer_encode(t, "a", 1, NULL, &ids, &count, &err), QR_LIMIT_EXCEEDED);
+    assert_non_null(strstr(err.message, "grows"));
+    qr_tokenizer_close(t);
+    qr_buf_release(&json);
+}
+
 static void truncated_and_flipped_files_never_crash(void **state)
 {
     (void)state;
@@ -634,6 +661,7 @@ int main(void)
         cmocka_unit_test(expression_that_backtracks_for_ever_meets_its_limit),
         cmocka_unit_test(long_words_take_near_linear_time),
         cmocka_unit_test(wrong_files_are_refused_with_a_reason),
+        cmocka_unit_test(exploding_normalizer_meets_its_limit),
         cmocka_unit_test(truncated_and_flipped_files_never_crash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
