@@ -54,28 +54,45 @@ static qr_status parse_added_decoder(qr_tokenizer *tokenizer, const qr_json *jso
     return QR_OK;
 }
 
+/* A token that the configuration calls special becomes an added one, as transformers makes it. */
+static qr_status ensure_special(qr_tokenizer *tokenizer, const qr_json *value, int32_t *id, qr_error *err)
+{
+    qr_str text = token_text(value);
+    *id = text.len > 0 ? qr_tokenizer_id_of(tokenizer, text) : -1;
+    if (text.len == 0 || is_added(tokenizer, *id))
+        return QR_OK;
+    qr_added_token token = token_attributes(value, true);
+    token.special = true;
+    if (!qr_json_is(value, QR_JSON_OBJECT))
+        token.normalized = false;
+    qr_status status = qr_tokenizer_add(tokenizer, text, token, -1, err);
+    *id = qr_tokenizer_id_of(tokenizer, text);
+    return status;
+}
+
 static qr_status parse_specials(qr_tokenizer *tokenizer, const qr_json *json, qr_error *err)
 {
-    for (int i = 0; i < QR_SPECIAL_COUNT; i++) {
+    qr_status status = QR_OK;
+    for (int i = 0; i < QR_SPECIAL_COUNT && status == QR_OK; i++) {
         const qr_json *value = qr_json_get(json, special_keys[i]);
-        qr_str text = token_text(value);
-        if (text.len == 0)
-            continue;
-        int32_t id = qr_tokenizer_id_of(tokenizer, text);
-        if (!is_added(tokenizer, id)) { /* transformers makes it one */
-            qr_added_token token = token_attributes(value, true);
-            token.special = true;
-            if (!qr_json_is(value, QR_JSON_OBJECT))
-                token.normalized = false;
-            qr_status status = qr_tokenizer_add(tokenizer, text, token, -1, err);
-            if (status != QR_OK)
-                return status;
-            id = qr_tokenizer_id_of(tokenizer, text);
+        int32_t id;
+        status = ensure_special(tokenizer, value, &id, err);
+        if (status == QR_OK && id >= 0) {
+            tokenizer->special_ids[i] = id;
+            tokenizer->special_text[i] = qr_tokenizer_own(tokenizer, token_text(value));
         }
-        tokenizer->special_ids[i] = id;
-        tokenizer->special_text[i] = qr_tokenizer_own(tokenizer, text);
     }
-    return QR_OK;
+    static const char *const lists[] = {"additional_special_tokens", "extra_special_tokens"};
+    for (size_t k = 0; k < QR_COUNT_OF(lists); k++) {
+        const qr_json *list = qr_json_get(json, lists[k]);
+        int32_t id;
+        for (size_t i = 0; qr_json_is(list, QR_JSON_ARRAY) && i < qr_json_count(list) && status == QR_OK; i++)
+            status = ensure_special(tokenizer, qr_json_at(list, i), &id, err);
+        for (void *it = qr_json_is(list, QR_JSON_OBJECT) ? qr_json_iter(list) : NULL; it != NULL && status == QR_OK;
+             it = qr_json_iter_next(list, it))
+            status = ensure_special(tokenizer, qr_json_iter_value(it), &id, err);
+    }
+    return status;
 }
 
 static bool is_llama_class(qr_str name)

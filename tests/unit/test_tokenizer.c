@@ -286,6 +286,7 @@ static void folder_brings_special_tokens_and_template(void **state)
     temp_dir_write_text(
         &dir, "tokenizer_config.json",
         "{\"bos_token\":\"<b>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizer\","
+                        "\"additional_special_tokens\":[\"<x>\",\"<|a|>\"],"
         "\"added_tokens_decoder\":{\"17\":{\"content\":\"<c>\",\"special\":true}},"
         "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T\"},{\"name\":\"default\",\"template\":"
         "\"D\"}]}");
@@ -293,6 +294,7 @@ static void folder_brings_special_tokens_and_template(void **state)
     assert_int_equal(qr_tokenizer_eos(t), 15);
     assert_int_equal(qr_tokenizer_bos(t), 16);
     assert_int_equal(qr_tokenizer_find(t, "<c>", 3), 17);
+    assert_int_equal(qr_tokenizer_find(t, "<x>", 3), 18);
     assert_true(qr_str_equals(qr_tokenizer_special(t, QR_SPECIAL_EOS), "<|a|>"));
     assert_int_equal(qr_tokenizer_special(t, QR_SPECIAL_PAD).len, 0);
     assert_string_equal(qr_tokenizer_chat_template(t), "D");
