@@ -184,15 +184,35 @@ SIMD_INLINE void tile_rows(const cpu_attention_tile *t, const int rows, const qr
         value_columns(t, from, to, col, t->head_dim - col, rows, 1, dtype);
 }
 
-SIMD_INLINE void tile_any(const cpu_attention_tile *t, const qr_dtype dtype)
+/* Rows that a pass takes of those left: each size is code of its own, so five go as 3 + 2, and without vector
+ * instructions two at a time must do. */
+SIMD_INLINE int pass_rows(int left)
 {
-    switch (t->rows) {
-    case 1: tile_rows(t, 1, dtype); break;
-    case 2: tile_rows(t, 2, dtype); break;
-    case 3: tile_rows(t, 3, dtype); break;
-    case 4: tile_rows(t, 4, dtype); break;
-    case 5: tile_rows(t, 5, dtype); break;
-    case 6: tile_rows(t, 6, dtype); break;
+    if (SIMD_NONE)
+        return QR_MIN(left, 2);
+    return left == 5 ? 3 : left;
+}
+
+SIMD_INLINE void tile_any(const cpu_attention_tile *tile, const qr_dtype dtype)
+{
+    cpu_attention_tile t = *tile;
+    for (int left = tile->rows; left > 0; left -= t.rows) {
+        t.rows = pass_rows(left);
+        switch (t.rows) {
+        case 1: tile_rows(&t, 1, dtype); break;
+        case 2: tile_rows(&t, 2, dtype); break;
+#if !SIMD_NONE
+        case 3: tile_rows(&t, 3, dtype); break;
+        case 4: tile_rows(&t, 4, dtype); break;
+        case 6: tile_rows(&t, 6, dtype); break;
+#endif
+        }
+        t.q += (int64_t)t.rows * t.head_dim;
+        t.out += (int64_t)t.rows * t.head_dim;
+        t.first += t.rows;
+        t.last += t.rows;
+        t.max += t.rows;
+        t.sum += t.rows;
     }
 }
 

@@ -17,6 +17,7 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define SIMD_NAME avx512
+#define SIMD_NONE 0
 enum { VF = 16 };
 typedef __m512 vf;
 
@@ -66,6 +67,7 @@ SIMD_INLINE void vf_store_f16(uint16_t *p, vf x)
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define SIMD_NAME avx2
+#define SIMD_NONE 0
 enum { VF = 8 };
 typedef __m256 vf;
 
@@ -127,6 +129,7 @@ SIMD_INLINE void vf_store_f16(uint16_t *p, vf x)
 
 #else
 #define SIMD_NAME generic
+#define SIMD_NONE 1
 enum { VF = 4 };
 typedef float vf __attribute__((vector_size(16)));
 
