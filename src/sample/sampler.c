@@ -140,12 +140,65 @@ static const float *process(const qr_sampler_input *input, qr_sampler_scratch *s
 
 /* ---- The draw ------------------------------------------------------------------------------------------------- */
 
-static int compare_candidates(const void *a, const void *b)
+static bool comes_before(candidate a, candidate b)
 {
-    const candidate *x = a, *y = b;
-    if (x->weight != y->weight)
-        return x->weight < y->weight ? 1 : -1;
-    return (x->id > y->id) - (x->id < y->id);
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+}
+
+static void swap_candidates(candidate *a, candidate *b)
+{
+    candidate kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* The last of the first part around a middle one; both parts are shorter than the list. */
+static int32_t split_candidates(candidate *list, int32_t count)
+{
+    candidate middle = list[count / 2], first = list[0], last = list[count - 1];
+    if (comes_before(last, first))
+        swap_candidates(&first, &last);
+    candidate pivot = comes_before(middle, first) ? first : comes_before(last, middle) ? last : middle;
+    int32_t low = -1, high = count;
+    for (;;) {
+        do
+            low++;
+        while (comes_before(list[low], pivot));
+        do
+            high--;
+        while (comes_before(pivot, list[high]));
+        if (low >= high)
+            return high;
+        swap_candidates(&list[low], &list[high]);
+    }
+}
+
+/* Largest first, ties by id. In place: the C library's qsort takes heap memory beyond a kilobyte, and a step takes
+ * none. Parts that wait are at least as long as the one at hand, so the stack holds few. */
+static void sort_candidates(candidate *list, int32_t count)
+{
+    struct {
+        candidate *list;
+        int32_t count;
+    } waiting[40];
+    int depth = 0;
+    for (;;) {
+        while (count > 16) {
+            int32_t split = split_candidates(list, count) + 1;
+            bool first_longer = split > count - split;
+            waiting[depth].list = first_longer ? list : list + split;
+            waiting[depth++].count = first_longer ? split : count - split;
+            list = first_longer ? list + split : list;
+            count = first_longer ? count - split : split;
+        }
+        for (int32_t i = 1; i < count; i++)
+            for (int32_t k = i; k > 0 && comes_before(list[k], list[k - 1]); k--)
+                swap_candidates(&list[k], &list[k - 1]);
+        if (depth == 0)
+            return;
+        list = waiting[--depth].list;
+        count = waiting[depth].count;
+    }
 }
 
 /* Weights lie in (0, 1]: bucket 0 holds the largest, each bucket half an octave, found from the float's bits. */
@@ -190,7 +243,7 @@ static int32_t collect(const qr_sampler_params *p, const float *weights, int las
     for (int32_t i = 0; i < p->vocab; i++)
         if (weights[i] > 0 && bucket_of(weights[i]) <= last_bucket)
             out[count++] = (candidate){weights[i], i};
-    qsort(out, (size_t)count, sizeof(*out), compare_candidates);
+    sort_candidates(out, count);
     return count;
 }
 
