@@ -55,9 +55,9 @@ static int generate(qr_engine *engine, const char *prompt, long max_tokens)
         result = follow(poller);
         qr_request_facts facts = qr_request_describe(request);
         qr_sample_view sample = qr_request_sample(request, 0);
-        fprintf(stderr, "\n%zu prompt tokens, %zu generated, first after %.1f ms, finish: %s\n", facts.prompt_count,
-                sample.token_count, (double)(facts.first_token_ns - facts.queued_ns) * 1e-6,
-                qr_finish_name(sample.finish));
+        fprintf(stderr, "\n%zu prompt tokens, %zu generated, first after %.1f ms, finish: %s\n",
+                facts.prompt_count, sample.token_count,
+                (double)(facts.first_token_ns - facts.queued_ns) * 1e-6, qr_finish_name(sample.finish));
         qr_request_release(request);
     }
     qr_poller_close(poller);

@@ -54,7 +54,8 @@ static void step_arena_init(qr_engine *e)
     const qr_engine_options *o = &e->plan.options;
     size_t tokens = (size_t)o->max_num_batched_tokens, seqs = (size_t)o->max_num_seqs;
     size_t stride = (size_t)(e->plan.max_model_len / o->block_size) + 1;
-    size_t bytes = tokens * (6 * sizeof(int32_t) + sizeof(qr_logit_job)) + seqs * (3 * sizeof(qr_plan_item) + 32) +
+    size_t bytes = tokens * (6 * sizeof(int32_t) + sizeof(qr_logit_job)) +
+                   seqs * (3 * sizeof(qr_plan_item) + 32) +
                    (size_t)e->plan.scheduler.n_groups * seqs * stride * sizeof(int32_t) + 4096;
     qr_arena_init(&e->step_arena, bytes);
     qr_arena_alloc(&e->step_arena, bytes - 1024);
@@ -67,8 +68,8 @@ static void write_config_label(qr_engine *e)
     snprintf(e->metrics.config_label, sizeof(e->metrics.config_label),
              "block_size=\"%d\",cache_dtype=\"%s\",enable_prefix_caching=\"%s\",num_gpu_blocks=\"%d\","
              "prefix_caching_hash_algo=\"sha256\"",
-             p->options.block_size, qr_dtype_name(p->runner.kv_dtype), p->options.enable_prefix_caching ? "True" : "False",
-             p->scheduler.n_blocks);
+             p->options.block_size, qr_dtype_name(p->runner.kv_dtype),
+             p->options.enable_prefix_caching ? "True" : "False", p->scheduler.n_blocks);
     qr_metrics_set(&e->metrics, QR_METRIC_CACHE_CONFIG, 1);
     qr_metrics_set(&e->metrics, QR_METRIC_SLEEP_AWAKE, 1);
 }
@@ -89,11 +90,12 @@ static qr_status start_threads(qr_engine *e, qr_error *err)
 static void log_plan(const qr_engine_plan *p)
 {
     qr_log(QR_LOG_INFO, "engine_open",
-           "max_model_len=%lld kv_blocks=%d block_size=%d kv_dtype=%s kv_bytes=%" PRIu64 " scratch_bytes=%" PRIu64
-           " weights_mapped_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64 " max_num_seqs=%d max_num_batched_tokens=%d",
-           (long long)p->max_model_len, p->scheduler.n_blocks, p->options.block_size, qr_dtype_name(p->runner.kv_dtype),
-           p->kv_bytes, p->scratch_bytes, p->weights.mapped_bytes, p->weights.copied_bytes, p->options.max_num_seqs,
-           p->options.max_num_batched_tokens);
+           "max_model_len=%lld kv_blocks=%d block_size=%d kv_dtype=%s kv_bytes=%" PRIu64
+           " scratch_bytes=%" PRIu64 " weights_mapped_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64
+           " max_num_seqs=%d max_num_batched_tokens=%d",
+           (long long)p->max_model_len, p->scheduler.n_blocks, p->options.block_size,
+           qr_dtype_name(p->runner.kv_dtype), p->kv_bytes, p->scratch_bytes, p->weights.mapped_bytes,
+           p->weights.copied_bytes, p->options.max_num_seqs, p->options.max_num_batched_tokens);
 }
 
 qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_engine **out, qr_error *err)
@@ -183,7 +185,8 @@ qr_status qr_poller_open(qr_engine *engine, qr_poller **out, qr_error *err)
 static qr_status refuse(qr_engine *e, qr_error *err, const char *what, uint64_t have, uint64_t most)
 {
     atomic_fetch_add(&e->rejections, 1);
-    return qr_fail(err, QR_BUSY, "engine: %s: %" PRIu64 " of %" PRIu64 " taken: try again later", what, have, most);
+    return qr_fail(err, QR_BUSY, "engine: %s: %" PRIu64 " of %" PRIu64 " taken: try again later", what, have,
+                   most);
 }
 
 /* Both budgets are taken before they are checked, so that submitters cannot pass them together. */
@@ -191,7 +194,8 @@ static qr_status charge(qr_engine *e, qr_request *r, qr_error *err)
 {
     const qr_engine_options *o = &e->plan.options;
     if (r->n > o->max_waiting)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "request: n %d is more than may wait at all, %d", r->n, o->max_waiting);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "request: n %d is more than may wait at all, %d", r->n,
+                       o->max_waiting);
     int waiting = atomic_fetch_add(&e->waiting_count, r->n);
     if (waiting + r->n > o->max_waiting) {
         atomic_fetch_sub(&e->waiting_count, r->n);
@@ -203,8 +207,9 @@ static qr_status charge(qr_engine *e, qr_request *r, qr_error *err)
         atomic_fetch_sub(&e->output_bytes, wanted);
         atomic_fetch_sub(&e->waiting_count, r->n);
         if (wanted > o->output_bytes_max)
-            return qr_fail(err, QR_LIMIT_EXCEEDED, "request: its output may take %" PRIu64 " bytes, the limit is %" PRIu64,
-                           wanted, o->output_bytes_max);
+            return qr_fail(err, QR_LIMIT_EXCEEDED,
+                           "request: its output may take %" PRIu64 " bytes, the limit is %" PRIu64, wanted,
+                           o->output_bytes_max);
         return refuse(e, err, "output bytes", taken, o->output_bytes_max);
     }
     r->charged_bytes = wanted;
@@ -228,8 +233,8 @@ static void name_request(qr_engine *e, qr_request *r)
     r->id = qr_arena_strndup(&r->arena, id, (size_t)length);
 }
 
-qr_status qr_request_submit(qr_engine *e, qr_poller *poller, const qr_request_options *options, qr_request **out,
-                            qr_error *err)
+qr_status qr_request_submit(qr_engine *e, qr_poller *poller, const qr_request_options *options,
+                            qr_request **out, qr_error *err)
 {
     engine_reap(e);
     if (atomic_load(&e->draining))
@@ -318,22 +323,29 @@ qr_sample_view qr_request_sample(const qr_request *r, int32_t sample)
     int64_t count = QR_MAX(0, output->seen_tokens - first);
     const char *text = output->text_capacity > 0 ? output->text + output->text_begin : "";
     return (qr_sample_view){
-        .token_ids = output->seq.ids + first, .token_count = (size_t)count, .text = text,
+        .token_ids = output->seq.ids + first,
+        .token_count = (size_t)count,
+        .text = text,
         .text_bytes = output->seen_text - output->text_begin,
         .logprobs = output->logprobs != NULL ? output->logprobs + r->prefix_count * r->columns : NULL,
-        .logprob_columns = (size_t)r->columns, .finish = output->seen_finish};
+        .logprob_columns = (size_t)r->columns,
+        .finish = output->seen_finish};
 }
 
 qr_request_facts qr_request_describe(const qr_request *r)
 {
-    qr_request_facts facts = {
-        .id = r->id, .seed = r->seed, .prompt_ids = r->samples[0].seq.ids, .prompt_count = (size_t)r->prompt_count,
-        .cached_count = atomic_load_explicit(&r->cached_count, memory_order_relaxed),
-        .prompt_logprobs = r->prompt_logprobs, .prompt_logprob_columns = (size_t)r->prompt_columns,
-        .queued_ns = atomic_load_explicit(&r->queued_ns, memory_order_relaxed),
-        .scheduled_ns = atomic_load_explicit(&r->scheduled_ns, memory_order_relaxed),
-        .first_token_ns = atomic_load_explicit(&r->first_token_ns, memory_order_relaxed),
-        .finished_ns = atomic_load_explicit(&r->finished_ns, memory_order_relaxed)};
+    qr_request_facts facts = {.id = r->id,
+                              .seed = r->seed,
+                              .prompt_ids = r->samples[0].seq.ids,
+                              .prompt_count = (size_t)r->prompt_count,
+                              .cached_count = atomic_load_explicit(&r->cached_count, memory_order_relaxed),
+                              .prompt_logprobs = r->prompt_logprobs,
+                              .prompt_logprob_columns = (size_t)r->prompt_columns,
+                              .queued_ns = atomic_load_explicit(&r->queued_ns, memory_order_relaxed),
+                              .scheduled_ns = atomic_load_explicit(&r->scheduled_ns, memory_order_relaxed),
+                              .first_token_ns =
+                                  atomic_load_explicit(&r->first_token_ns, memory_order_relaxed),
+                              .finished_ns = atomic_load_explicit(&r->finished_ns, memory_order_relaxed)};
     if (facts.prompt_ids == NULL)
         facts.prompt_count = 0;
     return facts;

@@ -26,8 +26,8 @@ static int32_t count_jobs(const qr_plan *plan)
     return (int32_t)count;
 }
 
-static void add_prompt_jobs(const qr_plan *plan, int32_t index, int32_t first_row, qr_logit_job *jobs, int32_t *rows,
-                            int32_t *count)
+static void add_prompt_jobs(const qr_plan *plan, int32_t index, int32_t first_row, qr_logit_job *jobs,
+                            int32_t *rows, int32_t *count)
 {
     const qr_plan_item *item = &plan->items[index];
     const qr_request *request = qr_output_of(item->seq)->request;
@@ -35,9 +35,11 @@ static void add_prompt_jobs(const qr_plan *plan, int32_t index, int32_t first_ro
     prompt_jobs(item, &first, &end);
     for (int64_t p = first; p < end; p++) {
         rows[*count] = first_row + (int32_t)(p - item->start);
-        jobs[(*count)++] = (qr_logit_job){
-            .item = index, .target = item->seq->ids[p + 1], .top = request->prompt_columns - 1,
-            .logprobs = request->prompt_logprobs + (p + 1) * request->prompt_columns};
+        jobs[(*count)++] =
+            (qr_logit_job){.item = index,
+                           .target = item->seq->ids[p + 1],
+                           .top = request->prompt_columns - 1,
+                           .logprobs = request->prompt_logprobs + (p + 1) * request->prompt_columns};
     }
 }
 
@@ -49,9 +51,13 @@ static void add_sample_job(const qr_plan *plan, int32_t index, int32_t row, qr_l
     int64_t done = qr_output_count(output);
     rows[*count] = row;
     jobs[(*count)++] = (qr_logit_job){
-        .item = index, .samples = true,
-        .input = {.params = &request->params, .ids = output->seq.ids, .prompt_count = output->seq.prompt_count,
-                  .count = output->seq.committed, .sample = (uint32_t)output->seq.sample},
+        .item = index,
+        .samples = true,
+        .input = {.params = &request->params,
+                  .ids = output->seq.ids,
+                  .prompt_count = output->seq.prompt_count,
+                  .count = output->seq.committed,
+                  .sample = (uint32_t)output->seq.sample},
         .logprobs = output->logprobs != NULL ? output->logprobs + done * request->columns : NULL};
 }
 
@@ -105,10 +111,18 @@ const qr_step_batch *qr_batch_build(const qr_plan *plan, const qr_kv_space *kv, 
     qr_step_batch *batch = QR_ARENA_NEW(arena, qr_step_batch);
     batch->plan = plan;
     batch->jobs = jobs;
-    batch->flat = (qr_batch){
-        .n_tokens = row, .n_seqs = plan->item_count, .token_ids = ids, .positions = positions, .source_row = source,
-        .seq_of_row = seq_of, .seq_start = start, .context_len = context, .n_groups = kv->n_groups,
-        .block_size = kv->block_size, .n_logit_rows = job_count, .logit_rows = logit_rows};
+    batch->flat = (qr_batch){.n_tokens = row,
+                             .n_seqs = plan->item_count,
+                             .token_ids = ids,
+                             .positions = positions,
+                             .source_row = source,
+                             .seq_of_row = seq_of,
+                             .seq_start = start,
+                             .context_len = context,
+                             .n_groups = kv->n_groups,
+                             .block_size = kv->block_size,
+                             .n_logit_rows = job_count,
+                             .logit_rows = logit_rows};
     copy_tables(plan, kv, &batch->flat, arena);
     return batch;
 }

@@ -10,12 +10,12 @@
 
 /* One row of logits: the next token of a sample, or the log-probabilities of a prompt position. */
 typedef struct qr_logit_job {
-    int32_t item;          /* of the plan */
+    int32_t item; /* of the plan */
     bool samples;
-    int32_t target;        /* prompt rows: the token that follows */
-    int32_t top;           /* prompt rows: how many best ones */
+    int32_t target;         /* prompt rows: the token that follows */
+    int32_t top;            /* prompt rows: how many best ones */
     qr_sampler_input input; /* sampled rows, without logits */
-    qr_logprob *logprobs;  /* where they go, or NULL */
+    qr_logprob *logprobs;   /* where they go, or NULL */
 } qr_logit_job;
 
 typedef struct qr_step_batch {

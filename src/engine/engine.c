@@ -205,7 +205,8 @@ static void note_scheduled(qr_engine *e, qr_output *output, uint64_t now)
     if (output->seq.first != &output->seq)
         return;
     atomic_store_explicit(&r->scheduled_ns, now, memory_order_relaxed);
-    atomic_store_explicit(&r->cached_count, (size_t)QR_MIN(output->seq.cached, r->prompt_count), memory_order_relaxed);
+    atomic_store_explicit(&r->cached_count, (size_t)QR_MIN(output->seq.cached, r->prompt_count),
+                          memory_order_relaxed);
     uint64_t queued = atomic_load_explicit(&r->queued_ns, memory_order_relaxed);
     int64_t cached = QR_MIN(output->seq.cached, r->prompt_count);
     qr_metrics_observe(&e->metrics, QR_METRIC_QUEUE_TIME, seconds(queued, now));

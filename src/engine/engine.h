@@ -27,11 +27,11 @@ struct qr_engine {
     uint64_t seed; /* of requests that bring none; 0: from the system */
 
     /* Any thread. */
-    atomic_int refs;                /* the owner, and one per request */
-    _Atomic(qr_request *) inbox;    /* prepared, by inbox_next */
-    _Atomic(qr_request *) cancels;  /* by cancel_next */
-    _Atomic(qr_request *) freed;    /* the engine let go of them last, by free_next */
-    atomic_uint signal;             /* counts pushes: the futex that the engine thread sleeps on */
+    atomic_int refs;               /* the owner, and one per request */
+    _Atomic(qr_request *) inbox;   /* prepared, by inbox_next */
+    _Atomic(qr_request *) cancels; /* by cancel_next */
+    _Atomic(qr_request *) freed;   /* the engine let go of them last, by free_next */
+    atomic_uint signal;            /* counts pushes: the futex that the engine thread sleeps on */
     atomic_bool sleeping, idle;
     atomic_bool draining, closing, closed, failed, reset_cache;
     _Atomic uint64_t arrivals, output_bytes, rejections;
@@ -46,9 +46,9 @@ struct qr_engine {
     qr_scheduler *scheduler;
     qr_runner *runner;
     qr_arena step_arena;
-    qr_list live;                   /* requests by live_node */
-    qr_request *step_first;         /* requests with news in this step, by step_next */
-    qr_poller *dirty;               /* pollers with news in this step */
+    qr_list live;           /* requests by live_node */
+    qr_request *step_first; /* requests with news in this step, by step_next */
+    qr_poller *dirty;       /* pollers with news in this step */
     unsigned seen_signal;
     qr_error failure;
     uint64_t allocations_at_ready;

@@ -10,7 +10,10 @@ void qr_string_free(char *string) { qr_free(string); }
 /* quire.h shows levels as int so that it needs no enum of base/. */
 static void (*public_sink)(void *user, int level, const char *line);
 
-static void forward_line(void *user, qr_log_level level, const char *line) { public_sink(user, (int)level, line); }
+static void forward_line(void *user, qr_log_level level, const char *line)
+{
+    public_sink(user, (int)level, line);
+}
 
 void qr_log_to(int level, void (*sink)(void *user, int level, const char *line), void *user)
 {

@@ -12,7 +12,7 @@ static const double first_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08
                                       1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
 static const double token_bounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
                                       0.75, 1,     2.5,  5,     7.5, 10,   20,  40,  80};
-static const double latency_bounds[] = {0.3, 0.5, 0.8, 1,  1.5, 2,  2.5, 5,   10,  15,  20,
+static const double latency_bounds[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                         30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
 
 typedef enum bucket_set { NONE, TOKENS, SAMPLES, STEP, FIRST, TOKEN, LATENCY } bucket_set;
@@ -23,7 +23,10 @@ static const struct {
     bucket_set buckets;
 } rows[QR_METRIC_COUNT] = {
 #define X(type_, id, name_, label_, buckets_, help_) \
-    [QR_METRIC_##id] = {.name = (name_), .label = (label_), .help = (help_), .type = QR_METRIC_##type_, \
+    [QR_METRIC_##id] = {.name = (name_),             \
+                        .label = (label_),           \
+                        .help = (help_),             \
+                        .type = QR_METRIC_##type_,   \
                         .buckets = (buckets_)},
 #include "base/metrics.def"
 #undef X
@@ -32,21 +35,16 @@ static const struct {
 static const double *bounds_of(const qr_metrics *m, qr_metric_id id, size_t *count)
 {
     switch (rows[id].buckets) {
-    case TOKENS:
-        *count = m->token_bound_count;
-        return m->token_bounds;
-#define SET(set, array)                 \
-    case set:                           \
-        *count = QR_COUNT_OF(array);    \
-        return array;
+    case TOKENS: *count = m->token_bound_count; return m->token_bounds;
+#define SET(set, array) \
+    case set: *count = QR_COUNT_OF(array); return array;
         SET(SAMPLES, samples_bounds)
         SET(STEP, step_bounds)
         SET(FIRST, first_bounds)
         SET(TOKEN, token_bounds)
         SET(LATENCY, latency_bounds)
 #undef SET
-    case NONE:
-        break;
+    case NONE: break;
     }
     *count = 0;
     return NULL;
@@ -104,9 +102,12 @@ size_t qr_metrics_read(qr_metrics *m, qr_metric **out)
     pthread_mutex_unlock(&m->mutex);
     memcpy(label, m->config_label, sizeof(m->config_label));
     for (qr_metric_id id = 0; id < QR_METRIC_COUNT; id++) {
-        metrics[id] = (qr_metric){.name = rows[id].name, .help = rows[id].help, .type = rows[id].type,
+        metrics[id] = (qr_metric){.name = rows[id].name,
+                                  .help = rows[id].help,
+                                  .type = rows[id].type,
                                   .label = id == QR_METRIC_CACHE_CONFIG ? label : rows[id].label,
-                                  .value = values->value[id], .count = values->count[id],
+                                  .value = values->value[id],
+                                  .count = values->count[id],
                                   .buckets = values->buckets[id]};
         metrics[id].bounds = bounds_of(m, id, &metrics[id].bound_count);
     }

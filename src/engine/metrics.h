@@ -27,12 +27,12 @@ typedef struct qr_metric_values {
 } qr_metric_values;
 
 typedef struct qr_metrics {
-    qr_metric_values own;        /* engine thread */
+    qr_metric_values own; /* engine thread */
     pthread_mutex_t mutex;
-    qr_metric_values published;  /* under mutex */
+    qr_metric_values published;                /* under mutex */
     double token_bounds[QR_METRIC_BOUNDS_MAX]; /* 1, 2, 5, 10, ... up to the longest sequence */
     size_t token_bound_count;
-    char config_label[256];      /* of vllm:cache_config_info */
+    char config_label[256]; /* of vllm:cache_config_info */
 } qr_metrics;
 
 void qr_metrics_init(qr_metrics *metrics, int64_t max_model_len);

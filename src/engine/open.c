@@ -46,7 +46,8 @@ static qr_str *vocab_strings(const qr_gguf *gguf, const char *key, int32_t *coun
 }
 
 /* The arrays of a GGUF vocabulary; QR_NOT_FOUND when the file has none. */
-static qr_status read_vocab(const qr_gguf *gguf, const char *path, qr_arena *arena, qr_vocab *vocab, qr_error *err)
+static qr_status read_vocab(const qr_gguf *gguf, const char *path, qr_arena *arena, qr_vocab *vocab,
+                            qr_error *err)
 {
     memset(vocab, 0, sizeof(*vocab));
     vocab->model = vocab_str(gguf, "tokenizer.ggml.model");
@@ -56,8 +57,10 @@ static qr_status read_vocab(const qr_gguf *gguf, const char *path, qr_arena *are
     size_t count = (size_t)vocab->token_count;
     float *scores = qr_arena_alloc(arena, count * sizeof(float));
     int32_t *types = qr_arena_alloc(arena, count * sizeof(int32_t));
-    vocab->scores = qr_gguf_f32_array(gguf, "tokenizer.ggml.scores", scores, vocab->token_count) ? scores : NULL;
-    vocab->types = qr_gguf_i32_array(gguf, "tokenizer.ggml.token_type", types, vocab->token_count) ? types : NULL;
+    vocab->scores =
+        qr_gguf_f32_array(gguf, "tokenizer.ggml.scores", scores, vocab->token_count) ? scores : NULL;
+    vocab->types =
+        qr_gguf_i32_array(gguf, "tokenizer.ggml.token_type", types, vocab->token_count) ? types : NULL;
     vocab->merges = vocab_strings(gguf, "tokenizer.ggml.merges", &vocab->merge_count, arena);
     vocab->pre = vocab_str(gguf, "tokenizer.ggml.pre");
     vocab->bos = vocab_id(gguf, "tokenizer.ggml.bos_token_id");
@@ -199,9 +202,10 @@ static void write_fingerprint(qr_model *model)
         qr_sha256_update(&sha, line, (size_t)QR_MIN(n, (int)sizeof(line) - 1));
     }
     const qr_model_config *c = &model->config;
-    int n = snprintf(line, sizeof(line), "%s %s dtype %d rope %d %g %g heads %d %d %d eps %g window %lld", QR_VERSION,
-                     __VERSION__, model->net_options.dtype, (int)c->rope.kind, c->rope.theta, c->rope.factor,
-                     c->n_heads, c->n_kv_heads, c->head_dim, (double)c->norm_eps, (long long)c->sliding_window);
+    int n = snprintf(line, sizeof(line), "%s %s dtype %d rope %d %g %g heads %d %d %d eps %g window %lld",
+                     QR_VERSION, __VERSION__, model->net_options.dtype, (int)c->rope.kind, c->rope.theta,
+                     c->rope.factor, c->n_heads, c->n_kv_heads, c->head_dim, (double)c->norm_eps,
+                     (long long)c->sliding_window);
     qr_sha256_update(&sha, line, (size_t)QR_MIN(n, (int)sizeof(line) - 1));
     uint8_t digest[32];
     qr_sha256_final(&sha, digest);
@@ -219,7 +223,8 @@ void qr_model_options_init(qr_model_options *options)
         .size = sizeof(*options), .dtype = "auto", .device = "auto", .isa = "auto", .load_format = "auto"};
 }
 
-static qr_status read_options(const qr_model_options *from, qr_model_options *o, qr_net_options *net, qr_error *err)
+static qr_status read_options(const qr_model_options *from, qr_model_options *o, qr_net_options *net,
+                              qr_error *err)
 {
     qr_model_options_init(o);
     memcpy(o, from, QR_MIN(from->size, sizeof(*o)));
@@ -235,18 +240,21 @@ static qr_status read_options(const qr_model_options *from, qr_model_options *o,
     if (o->load_format != NULL && strcmp(o->load_format, "dummy") == 0)
         net->dummy_seed = o->dummy_seed != 0 ? o->dummy_seed : 1;
     else if (o->load_format != NULL && strcmp(o->load_format, "auto") != 0)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "model: load_format must be auto or dummy, got %s", o->load_format);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "model: load_format must be auto or dummy, got %s",
+                       o->load_format);
     return QR_OK;
 }
 
 /* Weights mapped, config read, names and shapes bound, device opened: all that a plan needs. */
-static qr_status open_unloaded(qr_model *model, const qr_model_options *o, tokenizer_load *load, qr_error *err)
+static qr_status open_unloaded(qr_model *model, const qr_model_options *o, tokenizer_load *load,
+                               qr_error *err)
 {
     qr_status status = qr_weights_open(o->path, &model->weights, err);
     if (status != QR_OK)
         return status;
     tokenizer_load_begin(load, model->weights);
-    if ((status = qr_config_read(model->weights, o->hf_overrides, &model->arena, &model->config, err)) != QR_OK ||
+    if ((status = qr_config_read(model->weights, o->hf_overrides, &model->arena, &model->config, err)) !=
+            QR_OK ||
         (status = qr_net_bind(model->weights, &model->config, &model->net, err)) != QR_OK)
         return status;
     const qr_device_options device = {.device = o->device, .isa = o->isa, .threads = o->threads};
@@ -281,8 +289,9 @@ qr_status qr_model_open(const qr_model_options *options, qr_model **out, qr_erro
     write_generation_config(model);
     write_fingerprint(model);
     char quoted[200];
-    qr_log(QR_LOG_INFO, "model_open", "path=%s architecture=%s device=%s", qr_log_quote(o.path, quoted, sizeof(quoted)),
-           qr_net_architecture(model->net), qr_device_name(model->device));
+    qr_log(QR_LOG_INFO, "model_open", "path=%s architecture=%s device=%s",
+           qr_log_quote(o.path, quoted, sizeof(quoted)), qr_net_architecture(model->net),
+           qr_device_name(model->device));
     *out = model;
     return QR_OK;
 }
@@ -379,7 +388,8 @@ static char *inspect_json(const qr_model *model, const qr_engine_plan *plan)
 {
     qr_json *json = qr_json_new_object();
     put_str(json, "path", qr_weights_path(model->weights));
-    put_str(json, "container", qr_weights_container(model->weights) == QR_CONTAINER_GGUF ? "gguf" : "safetensors");
+    put_str(json, "container",
+            qr_weights_container(model->weights) == QR_CONTAINER_GGUF ? "gguf" : "safetensors");
     put_str(json, "architecture", qr_net_architecture(model->net));
     put_int(json, "parameters", (int64_t)qr_net_parameters(model->net));
     put_int(json, "weights_bytes", (int64_t)qr_weights_bytes(model->weights));
@@ -394,8 +404,8 @@ static char *inspect_json(const qr_model *model, const qr_engine_plan *plan)
     return qr_buf_detach(&buf, NULL);
 }
 
-qr_status qr_model_inspect(const qr_model_options *options, const qr_engine_options *engine_options, char **json,
-                           qr_error *err)
+qr_status qr_model_inspect(const qr_model_options *options, const qr_engine_options *engine_options,
+                           char **json, qr_error *err)
 {
     qr_model_options o;
     qr_model *model = model_new();
@@ -408,7 +418,8 @@ qr_status qr_model_inspect(const qr_model_options *options, const qr_engine_opti
     if (status == QR_OK)
         status = text_status;
     if (status == QR_OK) {
-        status = qr_engine_plan_make(model->net, model->device, &model->net_options, engine_options, false, &plan, err);
+        status = qr_engine_plan_make(model->net, model->device, &model->net_options, engine_options, false,
+                                     &plan, err);
         if (status == QR_OK || status == QR_OUT_OF_MEMORY)
             *json = inspect_json(model, &plan);
     }

@@ -82,8 +82,8 @@ qr_finish qr_output_accept(qr_output *sample)
     int32_t id = sample->seq.ids[sample->seq.committed - 1];
     size_t text_before = sample->text_count;
     /* Until min_tokens the sampler never yields one of them, unless output_prefix_ids brings it. */
-    bool stop_id = qr_id_list_has(&request->stop_ids, id) &&
-                   qr_output_count(sample) > request->sampling.min_tokens;
+    bool stop_id =
+        qr_id_list_has(&request->stop_ids, id) && qr_output_count(sample) > request->sampling.min_tokens;
     if (!stop_id || request->sampling.include_stop_str_in_output)
         text_push(sample, id);
     if (stop_id) {
@@ -130,7 +130,8 @@ bool qr_output_publish(qr_output *sample)
         text -= qr_stop_held(&sample->request->stop, sample->text, sample->text_count);
     size_t text_before = atomic_load_explicit(&sample->public_text, memory_order_relaxed);
     int64_t tokens_before = atomic_load_explicit(&sample->public_tokens, memory_order_relaxed);
-    bool news = text > text_before || sample->seq.committed > tokens_before || sample->finish != QR_FINISH_NONE;
+    bool news =
+        text > text_before || sample->seq.committed > tokens_before || sample->finish != QR_FINISH_NONE;
     atomic_store_explicit(&sample->public_tokens, sample->seq.committed, memory_order_release);
     if (text > text_before) /* a stop string may begin inside the text of output_prefix_ids */
         atomic_store_explicit(&sample->public_text, text, memory_order_release);

@@ -8,23 +8,24 @@
 #include "engine/scheduler.h"
 
 typedef struct qr_engine_plan {
-    qr_engine_options options;      /* with every default filled in */
+    qr_engine_options options; /* with every default filled in */
     qr_scheduler_options scheduler;
     qr_runner_options runner;
     int64_t max_model_len;
-    int32_t blocks_per_sequence;    /* that one of max_model_len tokens holds at most */
-    uint64_t block_bytes;           /* of all layers */
+    int32_t blocks_per_sequence; /* that one of max_model_len tokens holds at most */
+    uint64_t block_bytes;        /* of all layers */
     uint64_t kv_bytes, kv_bytes_per_token;
-    uint64_t scratch_bytes;         /* activations and logits of the largest step */
-    uint64_t bookkeeping_bytes;     /* block pool, sampler, step arenas */
+    uint64_t scratch_bytes;     /* activations and logits of the largest step */
+    uint64_t bookkeeping_bytes; /* block pool, sampler, step arenas */
     qr_net_memory weights;
-    uint64_t available_bytes;       /* memory there was when planning */
+    uint64_t available_bytes; /* memory there was when planning */
 } qr_engine_plan;
 
 /* `loaded`: the weights are in memory already, so that available memory does not count them. Fills *plan also when
  * it returns QR_OUT_OF_MEMORY. Errors: QR_INVALID_ARGUMENT names the option. */
 qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net_options *net_options,
-                              const qr_engine_options *options, bool loaded, qr_engine_plan *plan, qr_error *err);
+                              const qr_engine_options *options, bool loaded, qr_engine_plan *plan,
+                              qr_error *err);
 /* As a JSON object; owned by the caller. */
 qr_json *qr_engine_plan_json(const qr_engine_plan *plan);
 

@@ -117,14 +117,18 @@ static bool fill_event(qr_output *output, qr_event *event)
         return false;
     const qr_sequence *seq = &output->seq;
     int64_t first = output->seen_tokens - seq->prompt_count; /* among the output tokens */
-    *event = (qr_event){
-        .request = request, .user = request->user, .sample = seq->sample,
-        .token_ids = tokens > output->seen_tokens ? seq->ids + output->seen_tokens : NULL,
-        .token_count = (size_t)(tokens - output->seen_tokens),
-        .text = output->text != NULL ? output->text + output->seen_text : "",
-        .text_bytes = text - output->seen_text,
-        .logprobs = output->logprobs != NULL ? output->logprobs + first * request->columns : NULL,
-        .finish = finish, .stop_token = -1, .stop_string = -1};
+    *event =
+        (qr_event){.request = request,
+                   .user = request->user,
+                   .sample = seq->sample,
+                   .token_ids = tokens > output->seen_tokens ? seq->ids + output->seen_tokens : NULL,
+                   .token_count = (size_t)(tokens - output->seen_tokens),
+                   .text = output->text != NULL ? output->text + output->seen_text : "",
+                   .text_bytes = text - output->seen_text,
+                   .logprobs = output->logprobs != NULL ? output->logprobs + first * request->columns : NULL,
+                   .finish = finish,
+                   .stop_token = -1,
+                   .stop_string = -1};
     if (finish != QR_FINISH_NONE) {
         event->stop_token = output->stop_token;
         event->stop_string = output->stop_string;

@@ -11,13 +11,13 @@
 #include "engine/request.h"
 
 struct qr_poller {
-    atomic_int refs;                /* the reader, and one per request */
+    atomic_int refs; /* the reader, and one per request */
     atomic_bool closed;
     int fd;
-    _Atomic(qr_request *) news;     /* a stack, newest first */
-    atomic_bool signalled;          /* the eventfd is readable */
-    qr_request *first, *last;       /* reader: taken from the stack, oldest first */
-    qr_poller *dirty_next;          /* engine thread: pollers with news in this step */
+    _Atomic(qr_request *) news; /* a stack, newest first */
+    atomic_bool signalled;      /* the eventfd is readable */
+    qr_request *first, *last;   /* reader: taken from the stack, oldest first */
+    qr_poller *dirty_next;      /* engine thread: pollers with news in this step */
     bool dirty;
 };
 

@@ -31,8 +31,9 @@ static qr_status check_text_length(const qr_engine *e, const qr_request *r, size
     size_t token_bytes = qr_tokenizer_token_bytes_max(e->model->tokenizer), most;
     if (r->truncate != 0 || !qr_size_mul(token_bytes, (size_t)e->plan.max_model_len, &most) || bytes <= most)
         return QR_OK;
-    return qr_fail(err, QR_INVALID_ARGUMENT, "prompt: %zu bytes are more than %lld tokens, the model's maximum length",
-                   bytes, (long long)e->plan.max_model_len);
+    return qr_fail(err, QR_INVALID_ARGUMENT,
+                   "prompt: %zu bytes are more than %lld tokens, the model's maximum length", bytes,
+                   (long long)e->plan.max_model_len);
 }
 
 static qr_status encode(qr_engine *e, qr_encoder *encoder, qr_request *r, qr_error *err)
@@ -83,8 +84,8 @@ static qr_status check_prompt(const qr_engine *e, qr_request *r, qr_error *err)
         return qr_fail(err, QR_INVALID_ARGUMENT, "prompt: it has no tokens");
     if (count > most)
         return qr_fail(err, QR_INVALID_ARGUMENT,
-                       "prompt: %lld tokens: the model's maximum length of %lld leaves room for %lld", (long long)count,
-                       (long long)e->plan.max_model_len, (long long)most);
+                       "prompt: %lld tokens: the model's maximum length of %lld leaves room for %lld",
+                       (long long)count, (long long)e->plan.max_model_len, (long long)most);
     qr_status status = check_ids("prompt", r->prompt.data, count, vocab, err);
     if (status == QR_OK)
         status = check_ids("output_prefix_ids", r->prefix_ids, r->prefix_count, vocab, err);
@@ -92,8 +93,9 @@ static qr_status check_prompt(const qr_engine *e, qr_request *r, qr_error *err)
         return status;
     const qr_sampling_params *s = &r->sampling;
     if (s->logprobs > e->plan.options.max_logprobs || s->prompt_logprobs > e->plan.options.max_logprobs)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "sampling: logprobs %d, prompt_logprobs %d: at most %d (max_logprobs)",
-                       s->logprobs, s->prompt_logprobs, e->plan.options.max_logprobs);
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "sampling: logprobs %d, prompt_logprobs %d: at most %d (max_logprobs)", s->logprobs,
+                       s->prompt_logprobs, e->plan.options.max_logprobs);
     if (s->stop_count > 0 && (!s->detokenize || e->model->tokenizer == NULL))
         return qr_fail(err, QR_INVALID_ARGUMENT, "sampling: stop strings need detokenize and a tokenizer");
     r->prompt_count = count;
@@ -122,8 +124,8 @@ static void make_stop_ids(const qr_engine *e, qr_request *r)
     r->stop_ids = (qr_id_list){ids, count};
 }
 
-static qr_status encode_word(qr_encoder *encoder, const char *word, bool space, qr_arena *arena, qr_id_list *out,
-                             qr_error *err)
+static qr_status encode_word(qr_encoder *encoder, const char *word, bool space, qr_arena *arena,
+                             qr_id_list *out, qr_error *err)
 {
     qr_encode_options options;
     qr_encode_options_init(&options);
@@ -145,7 +147,8 @@ static qr_status encode_word(qr_encoder *encoder, const char *word, bool space, 
 }
 
 /* Each word as it stands and after a space, when that is another first token of as many tokens (vLLM's rule). */
-static qr_status encode_bad_words(qr_encoder *encoder, qr_request *r, qr_id_list **words, int32_t *count, qr_error *err)
+static qr_status encode_bad_words(qr_encoder *encoder, qr_request *r, qr_id_list **words, int32_t *count,
+                                  qr_error *err)
 {
     *count = 0;
     *words = qr_arena_alloc(&r->arena, (2 * r->sampling.bad_word_count + 1) * sizeof(qr_id_list));
@@ -206,16 +209,19 @@ static qr_status reserve(qr_engine *e, qr_request *r, qr_error *err)
     int64_t room = e->plan.max_model_len - r->prompt_count;
     int64_t output = r->sampling.max_tokens >= 0 ? QR_MIN(r->sampling.max_tokens, room) : room;
     const qr_tokenizer *tokenizer = r->sampling.detokenize ? e->model->tokenizer : NULL;
-    const qr_output_shape shape = {
-        .tokens_max = r->prompt_count + output, .block_size = e->plan.options.block_size,
-        .token_bytes_max = tokenizer != NULL ? qr_tokenizer_token_bytes_max(tokenizer) : 0,
-        .n_groups = e->plan.scheduler.n_groups, .keys = e->plan.scheduler.prefix_caching};
+    const qr_output_shape shape = {.tokens_max = r->prompt_count + output,
+                                   .block_size = e->plan.options.block_size,
+                                   .token_bytes_max =
+                                       tokenizer != NULL ? qr_tokenizer_token_bytes_max(tokenizer) : 0,
+                                   .n_groups = e->plan.scheduler.n_groups,
+                                   .keys = e->plan.scheduler.prefix_caching};
     qr_status status = qr_request_reserve(r, &shape, err);
     if (status != QR_OK)
         return status;
     qr_sequence *first = &r->samples[0].seq;
     int32_t full = first->keys != NULL ? (int32_t)(r->prompt_count / shape.block_size) : 0;
-    qr_prefix_keys_extend(first->keys, 0, full, &e->root, first->ids, shape.block_size, r->salt.data, r->salt.len);
+    qr_prefix_keys_extend(first->keys, 0, full, &e->root, first->ids, shape.block_size, r->salt.data,
+                          r->salt.len);
     for (int32_t i = 0; i < r->n; i++)
         fill_sequence(e, r, &r->samples[i], full);
     return QR_OK;

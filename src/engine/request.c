@@ -8,7 +8,7 @@
 #define REQUEST_ID_BYTES_MAX 128
 #define SALT_BYTES_MAX       4096
 /* The detokenizer wants this much room beside the longest token. */
-#define TEXT_SLACK 64
+#define TEXT_SLACK           64
 
 /* ---- Copying the options ---- */
 
@@ -40,7 +40,8 @@ static void copy_sampling(qr_request *r, const qr_sampling_params *from)
     s->bad_words = copy_strings(&r->arena, s->bad_words, s->bad_word_count);
     s->stop_token_ids = copy_bytes(&r->arena, s->stop_token_ids, s->stop_token_id_count * sizeof(int32_t));
     s->logit_bias = copy_bytes(&r->arena, s->logit_bias, s->logit_bias_count * sizeof(qr_logit_bias));
-    s->allowed_token_ids = copy_bytes(&r->arena, s->allowed_token_ids, s->allowed_token_id_count * sizeof(int32_t));
+    s->allowed_token_ids =
+        copy_bytes(&r->arena, s->allowed_token_ids, s->allowed_token_id_count * sizeof(int32_t));
     qr_str *stops = QR_ARENA_ARRAY(&r->arena, qr_str, s->stop_count + 1);
     for (size_t i = 0; i < s->stop_count; i++)
         stops[i] = qr_str_of(s->stop[i]);
@@ -51,14 +52,15 @@ static qr_status copy_prompt(qr_request *r, const qr_request_options *o, qr_erro
 {
     int given = (o->text != NULL) + (o->token_ids != NULL) + (o->chat_json != NULL);
     if (given != 1)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "request: one of text, token_ids and chat_json is wanted: got %d",
-                       given);
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "request: one of text, token_ids and chat_json is wanted: got %d", given);
     r->is_text = o->text != NULL;
     r->is_chat = o->chat_json != NULL;
     if (r->is_text)
         r->text = qr_str_make(qr_arena_strndup(&r->arena, o->text, o->text_bytes), o->text_bytes);
     if (r->is_chat)
-        r->chat_json = qr_str_make(qr_arena_strndup(&r->arena, o->chat_json, o->chat_json_bytes), o->chat_json_bytes);
+        r->chat_json =
+            qr_str_make(qr_arena_strndup(&r->arena, o->chat_json, o->chat_json_bytes), o->chat_json_bytes);
     if (o->token_ids != NULL) {
         if (o->token_count == 0)
             return qr_fail(err, QR_INVALID_ARGUMENT, "request: token_ids: at least one id is wanted");
@@ -80,9 +82,11 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
         return qr_fail(err, QR_INVALID_ARGUMENT, "request: cache_salt: %zu bytes, at most %d", salt_bytes,
                        SALT_BYTES_MAX);
     if (o->output_prefix_count > 0 && (o->sampling.n != 1 || o->output_prefix_ids == NULL))
-        return qr_fail(err, QR_INVALID_ARGUMENT, "request: output_prefix_ids: needs n = 1, got n = %d", o->sampling.n);
+        return qr_fail(err, QR_INVALID_ARGUMENT, "request: output_prefix_ids: needs n = 1, got n = %d",
+                       o->sampling.n);
     if (o->truncate_prompt_tokens < -1)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "request: truncate_prompt_tokens must be -1 or more, got %lld",
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "request: truncate_prompt_tokens must be -1 or more, got %lld",
                        (long long)o->truncate_prompt_tokens);
     r->id = id_bytes > 0 ? qr_arena_strndup(&r->arena, o->request_id, id_bytes) : NULL;
     r->salt = qr_str_make(qr_arena_strndup(&r->arena, o->cache_salt != NULL ? o->cache_salt : "", salt_bytes),
@@ -100,7 +104,8 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
 
 void qr_request_options_init(qr_request_options *options)
 {
-    *options = (qr_request_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
+    *options =
+        (qr_request_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
     qr_sampling_params_init(&options->sampling);
 }
 
@@ -146,8 +151,10 @@ void qr_request_free(qr_request *r)
 
 uint64_t qr_request_estimate_bytes(const qr_request *r, int64_t max_model_len)
 {
-    int64_t output = r->sampling.max_tokens >= 0 ? QR_MIN(r->sampling.max_tokens, max_model_len) : max_model_len;
-    uint64_t prompt = r->prompt.count + r->text.len / 2 + r->chat_json.len / 2; /* ids: rarely over one in two bytes */
+    int64_t output =
+        r->sampling.max_tokens >= 0 ? QR_MIN(r->sampling.max_tokens, max_model_len) : max_model_len;
+    uint64_t prompt =
+        r->prompt.count + r->text.len / 2 + r->chat_json.len / 2; /* ids: rarely over one in two bytes */
     prompt = QR_MIN(prompt, (uint64_t)max_model_len);
     uint64_t per_output = sizeof(int32_t) + 8 + (uint64_t)r->columns * sizeof(qr_logprob);
     uint64_t sources = r->text.len + r->chat_json.len;
@@ -183,8 +190,10 @@ static void lay_out_sample(qr_request *r, qr_output *sample, const qr_output_sha
         seq->table.blocks[g] = layout_take(l, blocks, sizeof(int32_t));
     seq->table.capacity = (int32_t)blocks;
     seq->tokens_max = shape->tokens_max;
-    sample->logprobs = r->columns > 0 ? layout_take(l, output * (size_t)r->columns, sizeof(qr_logprob)) : NULL;
-    sample->text_capacity = shape->token_bytes_max > 0 ? (output + 2) * (shape->token_bytes_max + TEXT_SLACK) : 0;
+    sample->logprobs =
+        r->columns > 0 ? layout_take(l, output * (size_t)r->columns, sizeof(qr_logprob)) : NULL;
+    sample->text_capacity =
+        shape->token_bytes_max > 0 ? (output + 2) * (shape->token_bytes_max + TEXT_SLACK) : 0;
     sample->text = layout_take(l, sample->text_capacity, 1);
 }
 
@@ -203,9 +212,11 @@ qr_status qr_request_reserve(qr_request *r, const qr_output_shape *shape, qr_err
 {
     size_t bytes = lay_out(r, shape, NULL);
     /* Reserved, not taken: a page costs memory once something is written to it. */
-    void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *pages =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED)
-        return qr_fail(err, QR_OUT_OF_MEMORY, "request: output: the system refuses to reserve %zu bytes", bytes);
+        return qr_fail(err, QR_OUT_OF_MEMORY, "request: output: the system refuses to reserve %zu bytes",
+                       bytes);
     r->pages = pages;
     r->pages_bytes = bytes;
     lay_out(r, shape, pages);

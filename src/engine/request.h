@@ -38,21 +38,21 @@ typedef struct qr_output {
     qr_request *request;
 
     /* Engine thread; the memory is the request's mapping. */
-    char *text;              /* output text, then room for one more token */
+    char *text; /* output text, then room for one more token */
     size_t text_capacity, text_count;
-    size_t text_begin;       /* text before it belongs to output_prefix_ids and is not emitted */
-    qr_logprob *logprobs;    /* [output tokens][columns], or NULL */
+    size_t text_begin;    /* text before it belongs to output_prefix_ids and is not emitted */
+    qr_logprob *logprobs; /* [output tokens][columns], or NULL */
     qr_detokenizer detokenizer;
     qr_finish finish;
     int32_t stop_token, stop_string;
-    qr_status status;        /* of QR_FINISH_ERROR: the message is the request's */
-    bool counted_waiting;    /* part of the engine's waiting_count until first scheduled */
+    qr_status status;     /* of QR_FINISH_ERROR: the message is the request's */
+    bool counted_waiting; /* part of the engine's waiting_count until first scheduled */
     uint64_t first_token_ns, last_token_ns;
 
     /* Published by the engine, read by the reader. */
     _Atomic int64_t public_tokens; /* ids [0, n) of seq.ids are final */
     _Atomic size_t public_text;
-    _Atomic int public_finish;     /* stored last: what goes with it was stored before */
+    _Atomic int public_finish; /* stored last: what goes with it was stored before */
 
     /* Reader's thread: what its events have covered. */
     int64_t seen_tokens;
@@ -74,9 +74,9 @@ struct qr_request {
     const char *id;
 
     /* Shared. */
-    atomic_int refs;            /* reader, engine, and each place it is queued at */
+    atomic_int refs; /* reader, engine, and each place it is queued at */
     atomic_bool cancelled, released;
-    atomic_bool in_news;        /* on the poller's list, or about to be */
+    atomic_bool in_news; /* on the poller's list, or about to be */
     atomic_bool cancel_sent;
     qr_request *inbox_next, *cancel_next, *news_next, *free_next; /* links of those lists */
 
@@ -89,28 +89,28 @@ struct qr_request {
     int64_t truncate;
     int32_t priority;
     qr_str salt;
-    const int32_t *prefix_ids;   /* output_prefix_ids */
+    const int32_t *prefix_ids; /* output_prefix_ids */
     int64_t prefix_count;
     uint64_t seed, arrival;
-    uint64_t charged_bytes;      /* of the output budget */
-    qr_ids prompt;               /* the encoder appends here; then sample 0's ids are used */
+    uint64_t charged_bytes; /* of the output budget */
+    qr_ids prompt;          /* the encoder appends here; then sample 0's ids are used */
     int64_t prompt_count;
     qr_stop_strings stop;
-    qr_id_list stop_ids;         /* sorted: stop_token_ids, and the model's end ids unless ignore_eos */
+    qr_id_list stop_ids; /* sorted: stop_token_ids, and the model's end ids unless ignore_eos */
     qr_sampler_params params;
     qr_logprob *prompt_logprobs; /* [prompt_count][prompt_columns] in the mapping, or NULL */
     int32_t prompt_columns, columns;
     qr_output *samples;
     int32_t n;
-    void *pages;                 /* the mapping */
+    void *pages; /* the mapping */
     size_t pages_bytes;
-    qr_error error;              /* of prepare or the engine; written before an ERROR finish is published */
+    qr_error error; /* of prepare or the engine; written before an ERROR finish is published */
 
     /* Engine thread. */
     qr_request_state state;
-    int32_t live;                /* samples that have not ended */
-    qr_list live_node;           /* the engine's list of live requests */
-    qr_request *step_next;       /* requests that this step has news of */
+    int32_t live;          /* samples that have not ended */
+    qr_list live_node;     /* the engine's list of live requests */
+    qr_request *step_next; /* requests that this step has news of */
     bool in_step;
 
     /* Written by the engine, read by anyone. */
@@ -138,9 +138,9 @@ uint64_t qr_request_estimate_bytes(const qr_request *request, int64_t max_model_
 /* ---- Output memory (text pool or submitter) ---- */
 
 typedef struct qr_output_shape {
-    int64_t tokens_max;       /* prompt and output */
-    size_t token_bytes_max;   /* text that one token can add; 0: no text */
-    int32_t block_size;       /* for keys and block tables */
+    int64_t tokens_max;     /* prompt and output */
+    size_t token_bytes_max; /* text that one token can add; 0: no text */
+    int32_t block_size;     /* for keys and block tables */
     int n_groups;
     bool keys;
 } qr_output_shape;

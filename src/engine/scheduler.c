@@ -8,10 +8,10 @@
 
 typedef struct plan_state {
     qr_plan *plan;
-    int32_t budget;    /* rows left */
-    bool fair;         /* the first pass over prompts: short ones before a second long one */
+    int32_t budget; /* rows left */
+    bool fair;      /* the first pass over prompts: short ones before a second long one */
     bool long_taken;
-    int32_t promised;  /* blocks that running sequences still need for tokens they have */
+    int32_t promised; /* blocks that running sequences still need for tokens they have */
 } plan_state;
 
 /* ---- Making ---- */
@@ -141,7 +141,8 @@ static void plan_rows(qr_scheduler *s, plan_state *p, qr_sequence *seq, int32_t 
 {
     if (seq->plan_item < 0) {
         seq->plan_item = p->plan->item_count++;
-        p->plan->items[seq->plan_item] = (qr_plan_item){.seq = seq, .start = seq->planned, .epoch = seq->epoch};
+        p->plan->items[seq->plan_item] =
+            (qr_plan_item){.seq = seq, .start = seq->planned, .epoch = seq->epoch};
         seq->in_flight++;
     }
     qr_plan_item *item = &p->plan->items[seq->plan_item];
@@ -244,8 +245,8 @@ static void keys_extend(qr_scheduler *s, qr_sequence *seq, int64_t tokens)
     int32_t full = (int32_t)(tokens / s->options.block_size);
     if (full <= seq->keys_ready)
         return;
-    qr_prefix_keys_extend(seq->keys, seq->keys_ready, full, &s->root, seq->ids, s->options.block_size, seq->salt,
-                          seq->salt_bytes);
+    qr_prefix_keys_extend(seq->keys, seq->keys_ready, full, &s->root, seq->ids, s->options.block_size,
+                          seq->salt, seq->salt_bytes);
     seq->keys_ready = full;
 }
 
@@ -429,19 +430,14 @@ bool qr_scheduler_commit(qr_scheduler *s, const qr_plan_item *item)
 void qr_scheduler_finish(qr_scheduler *s, qr_sequence *seq)
 {
     switch (seq->state) {
-    case QR_SEQUENCE_HELD:
-        s->held_count--;
-        break;
-    case QR_SEQUENCE_WAITING:
-        waiting_remove(s, seq);
-        break;
+    case QR_SEQUENCE_HELD: s->held_count--; break;
+    case QR_SEQUENCE_WAITING: waiting_remove(s, seq); break;
     case QR_SEQUENCE_RUNNING:
         running_remove(s, seq);
         qr_block_table_clear(&s->kv, &seq->table);
         break;
     case QR_SEQUENCE_NEW:
-    case QR_SEQUENCE_FINISHED:
-        break;
+    case QR_SEQUENCE_FINISHED: break;
     }
     seq->state = QR_SEQUENCE_FINISHED;
     if (seq->first == seq)

@@ -25,14 +25,14 @@
 #include "engine/sequence.h"
 
 typedef struct qr_scheduler_options {
-    int32_t max_num_seqs;                 /* running sequences, <= max_num_batched_tokens */
+    int32_t max_num_seqs; /* running sequences, <= max_num_batched_tokens */
     int32_t max_num_batched_tokens;
     int32_t long_prefill_token_threshold; /* 0: budget / 2 while others wait */
     int n_groups;
     int32_t window[QR_KV_TABLES_MAX];
     int32_t n_blocks, block_size;
     bool prefix_caching, priority;
-    uint64_t seed;                        /* of the hash chain */
+    uint64_t seed; /* of the hash chain */
 } qr_scheduler_options;
 
 /* Rows [start, start + count) of a sequence; the last one yields the next token when `samples`. */
@@ -54,8 +54,8 @@ typedef struct qr_scheduler {
     qr_scheduler_options options;
     qr_kv_space kv;
     qr_prefix_key root;
-    qr_list waiting;         /* sequences, best first */
-    qr_sequence **running;   /* [max_num_seqs], best first */
+    qr_list waiting;       /* sequences, best first */
+    qr_sequence **running; /* [max_num_seqs], best first */
     int32_t running_count, waiting_count, held_count;
     uint64_t plans, preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens, at first admissions */

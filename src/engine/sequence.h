@@ -36,39 +36,43 @@
 #include "kv/block_table.h"
 
 typedef enum qr_sequence_state {
-    QR_SEQUENCE_NEW, QR_SEQUENCE_HELD, QR_SEQUENCE_WAITING, QR_SEQUENCE_RUNNING, QR_SEQUENCE_FINISHED
+    QR_SEQUENCE_NEW,
+    QR_SEQUENCE_HELD,
+    QR_SEQUENCE_WAITING,
+    QR_SEQUENCE_RUNNING,
+    QR_SEQUENCE_FINISHED
 } qr_sequence_state;
 
 typedef struct qr_sequence {
     /* Set by the owner before qr_scheduler_add. */
-    struct qr_sequence *first;     /* sample 0 of the request; itself when it is that */
-    struct qr_sequence *next;      /* the request's next sample, or NULL */
-    uint64_t arrival;              /* order of submission; equal for the samples of a request */
+    struct qr_sequence *first; /* sample 0 of the request; itself when it is that */
+    struct qr_sequence *next;  /* the request's next sample, or NULL */
+    uint64_t arrival;          /* order of submission; equal for the samples of a request */
     int32_t priority, sample;
-    int32_t *ids;                  /* [tokens_max] prompt, then output; [0, committed) are there */
+    int32_t *ids; /* [tokens_max] prompt, then output; [0, committed) are there */
     int64_t prompt_count;
     int64_t committed;
-    int64_t tokens_max;            /* it ends with so many tokens */
-    qr_prefix_key *keys;           /* [tokens_max / block_size], or NULL: no prefix caching */
-    int32_t keys_ready;            /* keys of the first blocks that are made already */
+    int64_t tokens_max;  /* it ends with so many tokens */
+    qr_prefix_key *keys; /* [tokens_max / block_size], or NULL: no prefix caching */
+    int32_t keys_ready;  /* keys of the first blocks that are made already */
     const void *salt;
     size_t salt_bytes;
-    bool read_cache;               /* false: publishes blocks but reads no hit */
-    bool prompt_logits;            /* wants every prompt row computed once: no hit before that */
+    bool read_cache;    /* false: publishes blocks but reads no hit */
+    bool prompt_logits; /* wants every prompt row computed once: no hit before that */
 
     /* The scheduler's. */
     qr_sequence_state state;
     int64_t computed, planned;
     int64_t pending;
-    int64_t prompt_rows_done;      /* most prompt rows that were ever computed here, for prompt_logits */
-    int64_t cached;                /* tokens read from the prefix cache at the first admission */
-    uint32_t epoch;                /* preemptions so far: rows in flight from before do not count */
-    uint64_t preempted_in;         /* the plan that did it last, counted from 1 */
-    int32_t in_flight;             /* plan items that are not committed */
-    int32_t plan_item;             /* in the plan that is being made, or -1 */
-    int64_t admitted_count;        /* admissions so far */
-    qr_block_table table;          /* its arrays are the owner's: [capacity] */
-    qr_list node;                  /* in the waiting list */
+    int64_t prompt_rows_done; /* most prompt rows that were ever computed here, for prompt_logits */
+    int64_t cached;           /* tokens read from the prefix cache at the first admission */
+    uint32_t epoch;           /* preemptions so far: rows in flight from before do not count */
+    uint64_t preempted_in;    /* the plan that did it last, counted from 1 */
+    int32_t in_flight;        /* plan items that are not committed */
+    int32_t plan_item;        /* in the plan that is being made, or -1 */
+    int64_t admitted_count;   /* admissions so far */
+    qr_block_table table;     /* its arrays are the owner's: [capacity] */
+    qr_list node;             /* in the waiting list */
 } qr_sequence;
 
 /* Tokens there will be once everything in flight is committed. */

@@ -24,15 +24,15 @@
 
 typedef struct qr_block {
     int32_t refs;
-    int32_t free_prev, free_next;  /* neighbours on the free list; the sentinel is block n_blocks */
-    int32_t chain_next;            /* next block with a key in the same bucket, or -1 */
+    int32_t free_prev, free_next; /* neighbours on the free list; the sentinel is block n_blocks */
+    int32_t chain_next;           /* next block with a key in the same bucket, or -1 */
     bool keyed;
     qr_prefix_key key;
 } qr_block;
 
 typedef struct qr_block_pool {
-    qr_block *blocks;   /* [n_blocks + 1] */
-    int32_t *buckets;   /* [bucket_count] first block of a chain, or -1 */
+    qr_block *blocks;      /* [n_blocks + 1] */
+    int32_t *buckets;      /* [bucket_count] first block of a chain, or -1 */
     uint32_t bucket_count; /* a power of two */
     int32_t n_blocks, free_count, keyed_count;
     uint64_t evictions; /* keyed blocks that were taken for something else */

@@ -126,7 +126,8 @@ static void table_begin(qr_kv_space *space, qr_block_table *table, int32_t count
     }
 }
 
-void qr_block_table_take_hit(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys, int32_t count)
+void qr_block_table_take_hit(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys,
+                             int32_t count)
 {
     table_begin(space, table, count);
     table->keyed = count;
@@ -139,7 +140,8 @@ void qr_block_table_take_hit(qr_kv_space *space, qr_block_table *table, const qr
         }
 }
 
-void qr_block_table_share(qr_kv_space *space, qr_block_table *table, const qr_block_table *other, int32_t count)
+void qr_block_table_share(qr_kv_space *space, qr_block_table *table, const qr_block_table *other,
+                          int32_t count)
 {
     table_begin(space, table, count);
     table->keyed = QR_MIN(count, other->keyed);
@@ -184,7 +186,8 @@ void qr_block_table_slide(qr_kv_space *space, qr_block_table *table, int64_t pos
     }
 }
 
-void qr_block_table_publish(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys, int64_t tokens)
+void qr_block_table_publish(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys,
+                            int64_t tokens)
 {
     int32_t full = (int32_t)(tokens / space->block_size);
     QR_ASSERT(full <= table->count);
@@ -225,12 +228,14 @@ static const char *check_group(const qr_kv_space *space, int g, const qr_block_t
     }
     for (int32_t id = 0; id < space->pool[g].n_blocks; id++)
         if (holders[id] != space->pool[g].blocks[id].refs)
-            return holders[id] < space->pool[g].blocks[id].refs ? "a block leaked: more references than holders"
-                                                               : "a block has more holders than references";
+            return holders[id] < space->pool[g].blocks[id].refs
+                       ? "a block leaked: more references than holders"
+                       : "a block has more holders than references";
     return NULL;
 }
 
-const char *qr_kv_space_check(const qr_kv_space *space, const qr_block_table *const *tables, int32_t table_count)
+const char *qr_kv_space_check(const qr_kv_space *space, const qr_block_table *const *tables,
+                              int32_t table_count)
 {
     const char *wrong = NULL;
     for (int g = 0; g < space->n_groups && wrong == NULL; g++) {

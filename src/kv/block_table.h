@@ -26,8 +26,8 @@ typedef struct qr_kv_space {
 typedef struct qr_block_table {
     int32_t *blocks[QR_KV_TABLES_MAX]; /* caller's memory: [capacity] each */
     int32_t capacity, count;
-    int32_t first[QR_KV_TABLES_MAX];   /* entries before it are -1 */
-    int32_t keyed;                     /* full blocks [0, keyed) were offered to the prefix cache */
+    int32_t first[QR_KV_TABLES_MAX]; /* entries before it are -1 */
+    int32_t keyed;                   /* full blocks [0, keyed) were offered to the prefix cache */
 } qr_block_table;
 
 void qr_kv_space_init(qr_kv_space *space, int n_groups, const int32_t *windows, int32_t n_blocks,
@@ -45,8 +45,10 @@ int32_t qr_kv_space_match(const qr_kv_space *space, const qr_prefix_key *keys, i
 int32_t qr_block_table_shareable(const qr_kv_space *space, const qr_block_table *other, int32_t max);
 
 /* These fill an empty table: by a hit that qr_kv_space_match found, or from another table. */
-void qr_block_table_take_hit(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys, int32_t count);
-void qr_block_table_share(qr_kv_space *space, qr_block_table *table, const qr_block_table *other, int32_t count);
+void qr_block_table_take_hit(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys,
+                             int32_t count);
+void qr_block_table_share(qr_kv_space *space, qr_block_table *table, const qr_block_table *other,
+                          int32_t count);
 
 /* Blocks that must be free for the table to cover `tokens` tokens. */
 int32_t qr_block_table_missing(const qr_kv_space *space, const qr_block_table *table, int64_t tokens);
@@ -58,11 +60,13 @@ bool qr_block_table_grow(qr_kv_space *space, qr_block_table *table, int64_t toke
 /* Frees what a token at `position` and later ones no longer see. */
 void qr_block_table_slide(qr_kv_space *space, qr_block_table *table, int64_t position);
 /* Offers the full blocks up to `tokens` computed tokens to the prefix cache. */
-void qr_block_table_publish(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys, int64_t tokens);
+void qr_block_table_publish(qr_kv_space *space, qr_block_table *table, const qr_prefix_key *keys,
+                            int64_t tokens);
 /* Gives everything back, last block first. */
 void qr_block_table_clear(qr_kv_space *space, qr_block_table *table);
 
 /* Checks pools and that refs equal the number of tables that hold each block. NULL or what is wrong. */
-const char *qr_kv_space_check(const qr_kv_space *space, const qr_block_table *const *tables, int32_t table_count);
+const char *qr_kv_space_check(const qr_kv_space *space, const qr_block_table *const *tables,
+                              int32_t table_count);
 
 #endif

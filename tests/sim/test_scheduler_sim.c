@@ -32,7 +32,7 @@ typedef struct sim_sequence {
     int32_t blocks[QR_KV_TABLES_MAX][TOKENS_MAX];
     bool prompt_row_done[TOKENS_MAX];
     uint64_t seed;
-    int64_t given;                  /* output_prefix_ids */
+    int64_t given; /* output_prefix_ids */
     bool cancelled;
 } sim_sequence;
 
@@ -61,12 +61,13 @@ typedef struct sim {
     int64_t rows_run, hits, preemptions;
 } sim;
 
-#define SIM_CHECK(sim_, condition, ...)                                                    \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            print_error("seed %llu, step %lld: ", (unsigned long long)(sim_)->seed, (long long)(sim_)->steps); \
-            fail_msg(__VA_ARGS__);                                                         \
-        }                                                                                  \
+#define SIM_CHECK(sim_, condition, ...)                                             \
+    do {                                                                            \
+        if (!(condition)) {                                                         \
+            print_error("seed %llu, step %lld: ", (unsigned long long)(sim_)->seed, \
+                        (long long)(sim_)->steps);                                  \
+            fail_msg(__VA_ARGS__);                                                  \
+        }                                                                           \
     } while (0)
 
 static int64_t pick(sim *s, int64_t low, int64_t high)
@@ -77,7 +78,10 @@ static bool chance(sim *s, int percent) { return pick(s, 1, 100) <= percent; }
 
 /* ---- The fake model ---- */
 
-static uint64_t prefix_hash(uint64_t before, int32_t id) { return qr_hash_mix(before * 31 + (uint64_t)(uint32_t)id + 1); }
+static uint64_t prefix_hash(uint64_t before, int32_t id)
+{
+    return qr_hash_mix(before * 31 + (uint64_t)(uint32_t)id + 1);
+}
 
 static int32_t next_token(uint64_t prefix, uint64_t seed, int32_t sample)
 {
@@ -122,7 +126,7 @@ static void make_request(sim *s, int index)
     int64_t given = r->samples == 1 && more > 2 && chance(s, 15) ? pick(s, 1, more - 1) : 0;
     bool prompt_logits = more == 0 || chance(s, 10), reads = chance(s, 90);
     if (more == 0 && prompt < 2)
-        prompt = 2; /* nothing to compute is not the scheduler's business */
+        prompt = 2;                            /* nothing to compute is not the scheduler's business */
     uint64_t family = (uint64_t)pick(s, 1, 3); /* prompts of a family share their beginning */
     int64_t shared = pick(s, 0, prompt);
     uint64_t seed = qr_rng_next(&s->random);
@@ -136,12 +140,20 @@ static void make_request(sim *s, int index)
         }
         q->seed = seed;
         q->given = given;
-        q->seq = (qr_sequence){
-            .first = &r->sample[0].seq, .next = k + 1 < r->samples ? &r->sample[k + 1].seq : NULL,
-            .arrival = (uint64_t)index, .priority = priority, .sample = k, .ids = q->ids, .prompt_count = prompt,
-            .committed = prompt, .tokens_max = prompt + more, .keys = s->options.prefix_caching ? q->keys : NULL,
-            .salt = r->salt, .salt_bytes = strlen(r->salt), .read_cache = reads,
-            .prompt_logits = prompt_logits && k == 0};
+        q->seq = (qr_sequence){.first = &r->sample[0].seq,
+                               .next = k + 1 < r->samples ? &r->sample[k + 1].seq : NULL,
+                               .arrival = (uint64_t)index,
+                               .priority = priority,
+                               .sample = k,
+                               .ids = q->ids,
+                               .prompt_count = prompt,
+                               .committed = prompt,
+                               .tokens_max = prompt + more,
+                               .keys = s->options.prefix_caching ? q->keys : NULL,
+                               .salt = r->salt,
+                               .salt_bytes = strlen(r->salt),
+                               .read_cache = reads,
+                               .prompt_logits = prompt_logits && k == 0};
         for (int64_t i = 0; i < given; i++)
             qr_sequence_append(&q->seq, 1 + (int32_t)pick(s, 0, VOCAB - 2));
         q->device_count = q->seq.committed;
@@ -178,8 +190,8 @@ static void run_row(sim *s, const qr_plan_item *item, int64_t position)
                           "a shared block is written");
                 *slot = hash;
             }
-            SIM_CHECK(s, *slot == hash, "sample %d reads a wrong slot: block %d, token %lld of row %lld", seq->sample,
-                      block, (long long)p, (long long)position);
+            SIM_CHECK(s, *slot == hash, "sample %d reads a wrong slot: block %d, token %lld of row %lld",
+                      seq->sample, block, (long long)p, (long long)position);
         }
     }
     if (position < seq->prompt_count)
@@ -212,8 +224,9 @@ static void check_state(sim *s)
     for (int i = 0; i < s->arrived; i++)
         for (int k = 0; k < s->requests[i].samples; k++) {
             qr_sequence *seq = &s->requests[i].sample[k].seq;
-            SIM_CHECK(s, seq->computed <= seq->planned && seq->planned <= qr_sequence_expected(seq) &&
-                             qr_sequence_expected(seq) <= seq->tokens_max && seq->pending >= 0,
+            SIM_CHECK(s,
+                      seq->computed <= seq->planned && seq->planned <= qr_sequence_expected(seq) &&
+                          qr_sequence_expected(seq) <= seq->tokens_max && seq->pending >= 0,
                       "counts: computed %lld, planned %lld, committed %lld, pending %lld, most %lld",
                       (long long)seq->computed, (long long)seq->planned, (long long)seq->committed,
                       (long long)seq->pending, (long long)seq->tokens_max);
@@ -239,17 +252,20 @@ static void check_plan(sim *s, const qr_plan *plan, qr_sequence *best, int32_t w
     for (int32_t i = 0; i < plan->item_count; i++) {
         const qr_plan_item *item = &plan->items[i];
         rows += item->count;
-        SIM_CHECK(s, item->count > 0 && item->seq->state == QR_SEQUENCE_RUNNING, "an item without rows or blocks");
+        SIM_CHECK(s, item->count > 0 && item->seq->state == QR_SEQUENCE_RUNNING,
+                  "an item without rows or blocks");
         SIM_CHECK(s, item->start + item->count == item->seq->planned, "an item that does not end at planned");
         for (int32_t j = 0; j < i; j++)
             SIM_CHECK(s, plan->items[j].seq != item->seq, "a sequence is planned twice");
     }
     SIM_CHECK(s, rows == plan->token_count && rows <= s->options.max_num_batched_tokens,
-              "%d rows, token_count %d, budget %d", rows, plan->token_count, s->options.max_num_batched_tokens);
+              "%d rows, token_count %d, budget %d", rows, plan->token_count,
+              s->options.max_num_batched_tokens);
     SIM_CHECK(s, s->scheduler->running_count <= s->options.max_num_seqs, "too many run");
     bool yielded = s->options.priority && best != NULL && best->state == QR_SEQUENCE_WAITING;
     SIM_CHECK(s, best == NULL || yielded || in_plan(plan, best), "the best running sequence gets no row");
-    SIM_CHECK(s, s->delay > 0 || waiting_before == 0 || plan->item_count > 0, "sequences wait and nothing is planned");
+    SIM_CHECK(s, s->delay > 0 || waiting_before == 0 || plan->item_count > 0,
+              "sequences wait and nothing is planned");
 }
 
 static void check_result(sim *s, sim_sequence *q)
@@ -297,7 +313,8 @@ static void commit(sim *s, sim_step *step)
         qr_sequence *seq = item->seq;
         if (!qr_scheduler_commit(s->scheduler, item))
             continue;
-        bool ends = !item->samples && seq->computed >= seq->tokens_max - 1 && seq->committed == seq->tokens_max;
+        bool ends =
+            !item->samples && seq->computed >= seq->tokens_max - 1 && seq->committed == seq->tokens_max;
         if (item->samples) {
             qr_sequence_append(seq, step->tokens[i]);
             ends = step->tokens[i] == END || seq->committed == seq->tokens_max;
@@ -383,7 +400,9 @@ static void run_seed(uint64_t seed, sim *s)
             SIM_CHECK(s, s->requests[i].sample[k].seq.in_flight == 0, "rows are still in flight");
         }
     SIM_CHECK(s, qr_kv_space_free(&s->scheduler->kv) == s->options.n_blocks, "blocks are missing at the end");
-    SIM_CHECK(s, s->scheduler->waiting_count == 0 && s->scheduler->running_count == 0 && s->scheduler->held_count == 0,
+    SIM_CHECK(s,
+              s->scheduler->waiting_count == 0 && s->scheduler->running_count == 0 &&
+                  s->scheduler->held_count == 0,
               "queues are not empty at the end");
     s->hits = (int64_t)s->scheduler->prefix_hits;
     s->preemptions = (int64_t)s->scheduler->preemptions;
@@ -406,8 +425,9 @@ static void every_seed_keeps_every_invariant(void **state)
         steps += s->steps;
     }
     free(s);
-    print_message("%llu seeds: %lld steps, %lld rows, %lld tokens hit, %lld preemptions\n", (unsigned long long)count,
-                  (long long)steps, (long long)rows, (long long)hits, (long long)preemptions);
+    print_message("%llu seeds: %lld steps, %lld rows, %lld tokens hit, %lld preemptions\n",
+                  (unsigned long long)count, (long long)steps, (long long)rows, (long long)hits,
+                  (long long)preemptions);
     if (count >= 1000) { /* the world must be rough enough to mean something */
         assert_true(preemptions > (int64_t)count / 2);
         assert_true(hits > (int64_t)count);

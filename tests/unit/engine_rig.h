@@ -11,7 +11,7 @@
 #include "quire.h"
 #include "support/cmocka.h"
 
-#define MODELS QR_TESTS_DIR "/golden/models/"
+#define MODELS          QR_TESTS_DIR "/golden/models/"
 #define RIG_SAMPLES_MAX 8
 
 typedef struct rig {
@@ -46,10 +46,10 @@ typedef struct rig_job {
     int ended;
 } rig_job;
 
-#define RIG_OK(call, err)                                                             \
-    do {                                                                              \
-        if ((call) != QR_OK)                                                          \
-            fail_msg("%s: %s", #call, (err).message);                                 \
+#define RIG_OK(call, err)                             \
+    do {                                              \
+        if ((call) != QR_OK)                          \
+            fail_msg("%s: %s", #call, (err).message); \
     } while (0)
 
 __attribute__((unused)) static qr_model *rig_model(const char *path, const char *isa, int threads)
@@ -96,7 +96,8 @@ __attribute__((unused)) static qr_engine_stats rig_stats(const rig *r)
 __attribute__((unused)) static void rig_check_quiet(const rig *r)
 {
     qr_engine_stats stats = rig_stats(r);
-    for (int i = 0; i < 5000 && (stats.running + stats.waiting > 0 || stats.kv_blocks_free < stats.kv_blocks); i++) {
+    for (int i = 0; i < 5000 && (stats.running + stats.waiting > 0 || stats.kv_blocks_free < stats.kv_blocks);
+         i++) {
         poll(NULL, 0, 1);
         stats = rig_stats(r);
     }

@@ -51,7 +51,8 @@ static void a_greedy_run_gives_the_golden_ids(void **state)
     qr_file_map map;
     qr_error err = {0};
     RIG_OK(qr_file_map_open(MODELS "expected/llama-gqa4-llama3.bin", &map, &err), err);
-    const int32_t *ids = (const int32_t *)(const void *)map.data; /* 40 of prompt, 16 greedy: golden/models/README.md */
+    const int32_t *ids =
+        (const int32_t *)(const void *)map.data; /* 40 of prompt, 16 greedy: golden/models/README.md */
     rig r;
     qr_engine_options options = rig_options();
     rig_open(&r, model, &options);
@@ -222,7 +223,8 @@ static void a_resumed_stream_continues_the_interrupted_one(void **state)
         rig_run(&r, &rest, 1);
         assert_int_equal(rest.out[0].count, 24 - cut);
         assert_memory_equal(rest.out[0].ids, whole.out[0].ids + cut, (24 - cut) * sizeof(int32_t));
-        assert_memory_equal(rest.out[0].logprobs, whole.out[0].logprobs + cut, (24 - cut) * sizeof(qr_logprob));
+        assert_memory_equal(rest.out[0].logprobs, whole.out[0].logprobs + cut,
+                            (24 - cut) * sizeof(qr_logprob));
         rig_free(&rest, 1);
     }
     rig_job nothing_left = sampled(24, 9);
@@ -420,7 +422,8 @@ static void a_full_queue_says_busy_and_recovers(void **state)
         qr_error err = {0};
         jobs[accepted] = sampled(-1, 1);
         jobs[accepted].options.user = &jobs[accepted];
-        qr_status status = qr_request_submit(r.engine, r.poller, &jobs[accepted].options, &jobs[accepted].request, &err);
+        qr_status status =
+            qr_request_submit(r.engine, r.poller, &jobs[accepted].options, &jobs[accepted].request, &err);
         assert_true(status == QR_OK || status == QR_BUSY);
         accepted += status == QR_OK;
         refused += status == QR_BUSY;
@@ -588,7 +591,8 @@ static void closing_aborts_what_runs(void **state)
         qr_engine_close(r.engine);
         rig_wait(&r, jobs, 3, rig_all_ended);
         for (int i = 0; i < 3; i++) {
-            assert_true(jobs[i].out[0].finish == QR_FINISH_ABORT || jobs[i].out[0].finish == QR_FINISH_LENGTH);
+            assert_true(jobs[i].out[0].finish == QR_FINISH_ABORT ||
+                        jobs[i].out[0].finish == QR_FINISH_LENGTH);
             qr_request_release(jobs[i].request);
         }
         qr_poller_close(r.poller);
@@ -597,7 +601,8 @@ static void closing_aborts_what_runs(void **state)
 
 /* ---- Watching ---- */
 
-static const qr_metric *find_metric(const qr_metric *metrics, size_t count, const char *name, const char *label)
+static const qr_metric *find_metric(const qr_metric *metrics, size_t count, const char *name,
+                                    const char *label)
 {
     for (size_t i = 0; i < count; i++)
         if (strcmp(metrics[i].name, name) == 0 && strcmp(metrics[i].label, label) == 0)
@@ -623,7 +628,8 @@ static void the_numbers_add_up(void **state)
     qr_metric *m;
     size_t count = qr_engine_metrics(r.engine, &m);
     assert_int_equal((int)find_metric(m, count, "vllm:generation_tokens", "")->value, 60);
-    assert_int_equal((int)find_metric(m, count, "vllm:request_success", "finished_reason=\"length\"")->value, 3);
+    assert_int_equal((int)find_metric(m, count, "vllm:request_success", "finished_reason=\"length\"")->value,
+                     3);
     const qr_metric *first = find_metric(m, count, "vllm:time_to_first_token_seconds", "");
     uint64_t in_buckets = 0;
     for (size_t i = 0; i <= first->bound_count; i++)

@@ -19,7 +19,7 @@ static const char *const paths[] = {
     MODELS "gguf-llama-yarn-q8_0/model.gguf",
     MODELS "gguf-llama-q4_k_m/model.gguf",
     MODELS "gguf-mistral-window-split/model-00001-of-00003.gguf", /* every layer slides */
-    MODELS "qwen2-window",                                       /* two groups */
+    MODELS "qwen2-window",                                        /* two groups */
     MODELS "qwen3-gqa8-bf16",
 };
 
@@ -85,7 +85,7 @@ static void check_batch(qr_model *model, const rig_job *expected, int others)
     options.max_num_seqs = others + 1;
     rig_open(&r, model, &options);
     rig_job *jobs = calloc((size_t)others + 1, sizeof(*jobs));
-    int32_t (*ids)[64] = calloc((size_t)others + 1, sizeof(*ids));
+    int32_t(*ids)[64] = calloc((size_t)others + 1, sizeof(*ids));
     uint64_t random = 5;
     for (int i = 0; i <= others; i++) {
         size_t count = 1 + qr_rng_next(&random) % 60;

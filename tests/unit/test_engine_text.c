@@ -72,8 +72,8 @@ static void check_generation(const qr_json *g)
     qr_str got = qr_str_make(out->text, out->text_bytes);
     /* The recorded text is the continuation as it follows the prompt; a leading space may be the record's choice. */
     if (!qr_str_ends(got, text) && !qr_str_ends(text, got))
-        fail_msg("\"%s\": the text is \"%.*s\", recorded is \"%.*s\"", prompt, (int)got.len, got.data, (int)text.len,
-                 text.data);
+        fail_msg("\"%s\": the text is \"%.*s\", recorded is \"%.*s\"", prompt, (int)got.len, got.data,
+                 (int)text.len, text.data);
     rig_free(&job, 1);
 }
 
@@ -177,8 +177,9 @@ static void streamed_text_equals_decoding_the_ids(void **state)
         int32_t *prompt_ids;
         size_t prompt_count;
         const qr_tokenizer *tokenizer = qr_model_tokenizer(model);
-        RIG_OK(qr_tokenizer_encode(tokenizer, job.options.text, job.options.text_bytes, NULL, &prompt_ids, &prompt_count,
-                                   &err), err);
+        RIG_OK(qr_tokenizer_encode(tokenizer, job.options.text, job.options.text_bytes, NULL, &prompt_ids,
+                                   &prompt_count, &err),
+               err);
         assert_int_equal(prompt_count, n);
         memcpy(ids, prompt_ids, n * sizeof(int32_t));
         memcpy(ids + n, job.out[0].ids, job.out[0].count * sizeof(int32_t));
@@ -186,7 +187,8 @@ static void streamed_text_equals_decoding_the_ids(void **state)
         RIG_OK(qr_tokenizer_decode(tokenizer, ids, n + job.out[0].count, true, &text, &bytes, &err), err);
         if (bytes != prompt_bytes + job.out[0].text_bytes ||
             memcmp(text + prompt_bytes, job.out[0].text, job.out[0].text_bytes) != 0)
-            fail_msg("seed %llu: \"%s\" is not what follows in \"%s\"", (unsigned long long)seed, job.out[0].text, text);
+            fail_msg("seed %llu: \"%s\" is not what follows in \"%s\"", (unsigned long long)seed,
+                     job.out[0].text, text);
         qr_ids_free(prompt_ids);
         qr_string_free(prompt_text);
         qr_string_free(text);

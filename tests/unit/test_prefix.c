@@ -28,7 +28,8 @@ static void the_layout_of_a_key_is_what_the_header_says(void **state)
     qr_sha256_final(&sha, expected.bytes);
     assert_memory_equal(root.bytes, expected.bytes, 32);
 
-    const uint8_t tail[] = {3, 0, 0, 0, 0, 0, 0, 0, 'a', 'b', 'c', 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0};
+    const uint8_t tail[] = {3, 0, 0, 0, 0, 0, 0, 0, 'a', 'b', 'c', 2, 0, 0,
+                            0, 0, 0, 0, 0, 1, 0, 0, 0,   2,   0,   0, 0};
     qr_prefix_key_next(&key, &root, ids, 2, "abc", 3);
     qr_sha256_init(&sha);
     qr_sha256_update(&sha, root.bytes, 32);

@@ -46,8 +46,12 @@ static qr_sequence *make(world *w, int64_t prompt, int64_t more, int family)
 {
     qr_sequence *seq = &w->seqs[w->count];
     int64_t most = prompt + more;
-    *seq = (qr_sequence){.first = seq, .arrival = (uint64_t)w->count, .prompt_count = prompt, .committed = prompt,
-                         .tokens_max = most, .read_cache = true};
+    *seq = (qr_sequence){.first = seq,
+                         .arrival = (uint64_t)w->count,
+                         .prompt_count = prompt,
+                         .committed = prompt,
+                         .tokens_max = most,
+                         .read_cache = true};
     w->count++;
     seq->ids = calloc((size_t)most, sizeof(int32_t));
     seq->keys = calloc((size_t)most, sizeof(qr_prefix_key));
@@ -97,7 +101,8 @@ static void a_burst_of_prompts_is_finished_one_after_the_other(void **state)
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 16, .max_num_batched_tokens = 512, .n_blocks = 400});
+    world_open(&w,
+               (qr_scheduler_options){.max_num_seqs = 16, .max_num_batched_tokens = 512, .n_blocks = 400});
     int first_step[16];
     for (int i = 0; i < 16; i++) {
         add(&w, 128, 64, i);
@@ -163,7 +168,9 @@ static void a_stated_threshold_binds(void **state)
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 8, .max_num_batched_tokens = 64, .n_blocks = 400,
+    world_open(&w, (qr_scheduler_options){.max_num_seqs = 8,
+                                          .max_num_batched_tokens = 64,
+                                          .n_blocks = 400,
                                           .long_prefill_token_threshold = 10});
     qr_sequence *first = add(&w, 1000, 5, 1), *second = add(&w, 25, 5, 2);
     const qr_plan *p = plan(&w);
@@ -176,8 +183,9 @@ static void a_prefix_hit_is_whole_blocks_and_leaves_a_token(void **state)
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 8, .max_num_batched_tokens = 256, .n_blocks = 100,
-                                          .prefix_caching = true});
+    world_open(
+        &w, (qr_scheduler_options){
+                .max_num_seqs = 8, .max_num_batched_tokens = 256, .n_blocks = 100, .prefix_caching = true});
     commit(&w, (add(&w, 64, 5, 1), plan(&w)));
     qr_sequence *same = add(&w, 64, 5, 1), *longer = add(&w, 70, 5, 1), *other = add(&w, 64, 5, 2);
     const qr_plan *p = plan(&w);
@@ -195,8 +203,9 @@ static void one_that_wants_the_prompts_logits_reads_no_hit_but_publishes(void **
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 8, .max_num_batched_tokens = 256, .n_blocks = 100,
-                                          .prefix_caching = true});
+    world_open(
+        &w, (qr_scheduler_options){
+                .max_num_seqs = 8, .max_num_batched_tokens = 256, .n_blocks = 100, .prefix_caching = true});
     qr_sequence *first = make(&w, 64, 5, 1);
     first->prompt_logits = true;
     qr_scheduler_add(w.scheduler, first);
@@ -282,8 +291,8 @@ static void a_better_priority_takes_the_place_of_a_worse_one(void **state)
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 1, .max_num_batched_tokens = 64, .n_blocks = 50,
-                                          .priority = true});
+    world_open(&w, (qr_scheduler_options){
+                       .max_num_seqs = 1, .max_num_batched_tokens = 64, .n_blocks = 50, .priority = true});
     qr_sequence *low = make(&w, 20, 20, 1);
     low->priority = 5;
     qr_scheduler_add(w.scheduler, low);
@@ -324,7 +333,8 @@ static void a_plan_before_the_commit_counts_what_is_in_flight(void **state)
     assert_int_equal(three->items[0].start, 21);
     commit(&w, two);
     qr_arena_reset(&second);
-    assert_true(qr_plan_empty(qr_scheduler_plan(w.scheduler, &second))); /* the third token will be the last */
+    assert_true(
+        qr_plan_empty(qr_scheduler_plan(w.scheduler, &second))); /* the third token will be the last */
     commit(&w, three);
     assert_int_equal(seq->state, QR_SEQUENCE_FINISHED);
     assert_int_equal(seq->committed, 23);
@@ -336,8 +346,10 @@ static void blocks_leave_with_their_window(void **state)
 {
     (void)state;
     world w;
-    world_open(&w, (qr_scheduler_options){.max_num_seqs = 4, .max_num_batched_tokens = 32, .n_blocks = 12,
-                                          .n_groups = 1, .window = {20}});
+    world_open(
+        &w,
+        (qr_scheduler_options){
+            .max_num_seqs = 4, .max_num_batched_tokens = 32, .n_blocks = 12, .n_groups = 1, .window = {20}});
     qr_sequence *seq = add(&w, 300, 20, 1); /* twenty blocks pass through twelve */
     while (seq->state != QR_SEQUENCE_FINISHED) {
         commit(&w, plan(&w));
