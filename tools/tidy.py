@@ -256,8 +256,8 @@ def functions(lines):
             match = re.search(r"(\w+)\s*\(", re.sub(r"__attribute__\s*\(\(.*?\)\)\)?", "", signature))
             yield start + 1, index + 1, match.group(1) if match else "?"
             start = None
-        elif re.match(r"\w[^;={}]*\)\s*\{.*\}\s*$", line):
-            yield index + 1, index + 1, re.search(r"(\w+)\s*\(", line).group(1)
+        elif match := re.match(r"\w[^;={}(]*?(\w+)\s*\([^;={}]*\)\s*\{.*\}\s*$", line):
+            yield index + 1, index + 1, match.group(1)
 
 
 def main():
