@@ -17,7 +17,8 @@
 
 /* request: what qr_template_render in quire.h documents. Appends the prompt to out. Content given as a list of
  * parts stays a list when the template iterates over content, else its text parts are joined with newlines
- * (as vLLM's "auto" content format); a string becomes a list of one part for a template that takes nothing else. Errors: QR_INVALID_ARGUMENT (no messages, wrong types, template errors),
+ * (as vLLM's "auto" content format); a string becomes a list of one part for a template that takes nothing
+ * else. Errors: QR_INVALID_ARGUMENT (no messages, wrong types, template errors),
  * QR_UNSUPPORTED (image parts; no chat template). */
 qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, int64_t now_unix_s, qr_buf *out,
                          qr_error *err);

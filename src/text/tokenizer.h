@@ -20,7 +20,8 @@
 
 typedef QR_VEC(int32_t) qr_ids;
 
-/* dir: the folder that holds tokenizer.json, else tokenizer.model (SentencePiece or tiktoken) or tiktoken.model (tokenizer_config.json, special_tokens_map.json,
+/* dir: the folder that holds tokenizer.json, else tokenizer.model (SentencePiece or tiktoken) or
+ * tiktoken.model (tokenizer_config.json, special_tokens_map.json,
  * chat_template.jinja or chat_template.json are read beside it when present).
  * Errors: QR_NOT_FOUND (no tokenizer.json), QR_BAD_FILE with line and column, QR_UNSUPPORTED naming the part. */
 qr_status qr_text_tokenizer_from_dir(const char *dir, qr_tokenizer **out, qr_error *err);
