@@ -83,7 +83,8 @@ static void check_model(const char *path)
     options.max_num_batched_tokens = 48;
     options.max_num_seqs = 32;
     rig_open(&r, model, &options);
-    rig_job first = job_of(0); /* a text thread makes its encoder before its first request, maybe after "ready" */
+    rig_job first =
+        job_of(0); /* a text thread makes its encoder before its first request, maybe after "ready" */
     rig_submit(&r, &first);
     rig_finish(&r, &first, 1);
     rig_free(&first, 1);
