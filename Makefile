@@ -34,6 +34,6 @@ check-format:
 asan tsan:
 	@cmake --preset $@ && ninja -C build-$@ -j $(JOBS) && ctest --test-dir build-$@ --output-on-failure -j $(JOBS)
 fuzz:
-	@cmake --preset fuzz && ninja -C build-fuzz -j $(JOBS) && tools/run_fuzz.sh build-fuzz $${SECONDS_EACH:-20}
+	@cmake --preset fuzz && ninja -C build-fuzz -j $(JOBS) fuzzers && tools/run_fuzz.sh build-fuzz $${SECONDS_EACH:-20}
 clean:
 	@rm -rf build build-*
