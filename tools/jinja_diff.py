@@ -85,9 +85,23 @@ BINARY = ["+", "-", "*", "/", "//", "%", "**", "~", "~", "+", "+"]
 COMPARE = ["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
 
 
+TEXT_FILTERS = ["upper", "lower", "trim", "title", "capitalize", "replace('a', 'b')", "indent", "indent(2, true)", "tojson",
+                "truncate(5)", "truncate(8, false, '..', 0)", "center(12)", "e", "string", "urlencode", "default('d', true)",
+                "reverse", "wordcount|string", "length|string", "striptags", "forceescape", "first|default('')", "trim('a ')"]
+LIST_FILTERS = ["sort", "reverse|list", "unique|list", "list", "map('upper')|list", "map('length')|map('string')|list",
+                "select('ne', 'a')|list", "reject('in', ['a', ''])|list", "batch(2)|map('join', '+')|list", "map('trim')|list",
+                "slice(2)|map('join')|list", "sort(reverse=true, case_sensitive=true)", "map('default', 'x', true)|list",
+                "map('replace', 'a', 'A')|list", "select|list", "map('first')|map('default', '-')|list"]
+MESSAGE_FILTERS = ["map(attribute='role')", "selectattr('n', 'gt', 0)|map(attribute='content')",
+                   "rejectattr('role', 'equalto', 'user')|map(attribute='role')", "sort(attribute='role,n')|map(attribute='content')",
+                   "groupby('role')|map(attribute='grouper')", "map('tojson')", "map('string')", "map(attribute='zz', default='?')",
+                   "sort(attribute='content', reverse=true)|map(attribute='role')"]
+
+
 class Generator:
-    def __init__(self, rng):
+    def __init__(self, rng, sane=False):
         self.r = rng
+        self.sane = sane  # expressions that mostly make sense, so that few templates are errors
         self.extra = []
         self.macros = []
 
@@ -121,7 +135,44 @@ class Generator:
             return self.pick(NAMES + self.extra)
         return self.literal() if self.r.random() < 0.3 else self.pick([self.string(), "1", "2", "0.5", "none", "true"])
 
+    def typed(self, kind, depth):
+        """An expression of one type: "text", "int", "list" (of texts) or "bool"."""
+        t, n, l, b = (lambda k=k: self.typed(k, depth - 1) for k in ("text", "int", "list", "bool"))
+        if depth <= 0:
+            return {"text": lambda: self.pick(["s", "t", "msgs[0].content", "msgs[-1]['role']", self.string(), "dct|tojson"]),
+                    "int": lambda: self.pick(["n", "1", "2", "3", "10", "-1", "msgs|length", "lst|length", "nums[0]"]),
+                    "list": lambda: self.pick(["words", "s.split()", "['b', s, 'A']", "[]", "msgs|map(attribute='content')|list",
+                                               "dct|list", "t.splitlines()"]),
+                    "bool": lambda: self.pick(["yes", "no", "true", "undef is defined", "s in t", "none_v is none"])}[kind]()
+        options = {
+            "text": [lambda: f"{t()} ~ {self.pick([t, n, l, b])()}", lambda: f"({t()})|{self.pick(TEXT_FILTERS)}",
+                     lambda: f"({t()} + {t()})", lambda: f"({t()})[{self.pick(['1:', ':-1', '::2', '::-1', '1:3', '-2:'])}]",
+                     lambda: f"({l()})|join({self.pick(['', chr(39) + ', ' + chr(39), 's'])})", lambda: f"({t()} if {b()} else {t()})",
+                     lambda: f"({t()}).{self.pick(STR_METHODS[:11])}" + "|string", lambda: f"'%s|%r|%5d' % ({t()}, {t()}, {n()})",
+                     lambda: f"'{{:>6}}|{{!r}}|{{:+}}'.format({t()}, {t()}, {n()})", lambda: f"({l()})|string",
+                     lambda: f"({t()}).replace({t()}, {t()})", lambda: f"({t()}).strip({t()})",
+                     lambda: f"({l()})|{self.pick(['first', 'last', 'min', 'max'])}|default('none')", lambda: f"({t()})[{n()}]|d('')",
+                     lambda: f"msgs|{self.pick(MESSAGE_FILTERS)}|join('/')", lambda: f"({l()})|tojson(indent=1)",
+                     lambda: f"{self.pick(self.macros)}({t()}, {t()})" if self.macros else "s", lambda: f"({t()})|safe + {t()}"],
+            "int": [lambda: f"({n()} {self.pick(['+', '-', '*'])} {n()})", lambda: f"({n()} {self.pick(['//', '%'])} 3)",
+                    lambda: f"({self.pick([t, l])()})|length", lambda: f"({n()} if {b()} else {n()})", lambda: f"(-{n()})",
+                    lambda: f"({t()})|int(2)", lambda: f"({t()}).count('a')", lambda: f"({n()} / 4)|round|int", lambda: f"({n()})|abs",
+                    lambda: f"({t()}).find({t()})", lambda: "nums|sum", lambda: f"[{n()}, {n()}]|max"],
+            "list": [lambda: f"({l()})|{self.pick(LIST_FILTERS)}", lambda: f"({l()} + {l()})", lambda: f"[{t()}, {t()}]",
+                     lambda: f"({t()}).split({self.pick(['', chr(39) + ',' + chr(39), chr(39) + 'a' + chr(39) + ', 1'])})",
+                     lambda: f"({l()})[{self.pick(['1:', ':2', '::-1', ':-1', '::2'])}]", lambda: f"({l()} if {b()} else {l()})",
+                     lambda: f"({t()})|list", lambda: f"msgs|{self.pick(MESSAGE_FILTERS)}|list", lambda: f"({t()}).rsplit(none, 1)"],
+            "bool": [lambda: f"({n()} {self.pick(['==', '<', '>=', '!='])} {n()})", lambda: f"({t()} {self.pick(COMPARE)} {t()})",
+                     lambda: f"({b()} {self.pick(['and', 'or'])} {b()})", lambda: f"(not {b()})", lambda: f"({t()} in {l()})",
+                     lambda: f"({self.pick([t, n, l])()} is {self.pick(['string', 'number', 'iterable', 'defined', 'sequence'])})",
+                     lambda: f"({n()} < {n()} <= {n()})", lambda: f"({n()} is {self.pick(['odd', 'even', 'divisibleby 2'])})",
+                     lambda: f"({t()}).startswith({t()})", lambda: f"({t()}).{self.pick(['isdigit()', 'isupper()', 'isalpha()'])}",
+                     lambda: f"({l()} == {l()})"]}
+        return self.pick(options[kind])()
+
     def expr(self, depth=3):
+        if self.sane and self.r.random() < 0.93:
+            return self.typed(self.pick(["text", "text", "text", "int", "list", "bool"]), min(depth, 3))
         if depth <= 0:
             return self.simple()
         r = self.r.random()
@@ -223,8 +274,8 @@ class Generator:
             self.tag(f"if {self.expr(1)}") + (self.tag("break") if loop else "") + self.tag("endif")])
 
     def loop(self, depth):
-        names = self.pick(["i", "i", "m", "k, v"])
-        source = self.pick([self.expr(2), "msgs", "lst", "dct.items()", "words", "range(4)", "dct|dictsort", "deep"])
+        names = self.pick(["i", "i", "m"] if self.sane else ["i", "i", "m", "k, v"])
+        source = self.pick([self.typed("list", 2) if self.sane else self.expr(2), "msgs", "lst", "dct.items()", "words", "range(4)", "dct|dictsort", "deep"])
         test = f" if {self.expr(2)}" if self.r.random() < 0.25 else ""
         test = test.replace(" if (", " if (") if "if" in source else test
         saved, self.extra = self.extra, sorted(set(self.extra) | set(names.split(", ")) | (
@@ -310,8 +361,8 @@ def main():
     env, cases, wants = environment(), [], []
     for index in range(args.count):
         rng = random.Random(args.seed * 1000003 + index)
-        generator = Generator(rng)
-        small = rng.random() < 0.6
+        generator = Generator(rng, sane=rng.random() < 0.6)
+        small = rng.random() < 0.5
         template = "{{ " + generator.expr(3) + " }}" if small else generator.body(3)
         case = {"template": template, "context": context(rng), "now": NOW, "index": index}
         want = expected(env, case)

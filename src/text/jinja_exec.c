@@ -261,9 +261,12 @@ static qr_jflow exec_block(qr_jrun *run, const qr_jstmt *stmt)
         qr_jinja_assign(run, stmt->set.targets[i], with[i], false);
     qr_jinja_enter_scope(run, &stmt->set.scope);
     qr_jflow flow = qr_jinja_exec(run, &stmt->set.body);
-    if (stmt->type == QR_JS_SCOPE || stmt->type == QR_JS_WITH || qr_jinja_failed(run) ||
-        flow != QR_JFLOW_NEXT)
+    if (stmt->type == QR_JS_SCOPE || stmt->type == QR_JS_WITH || qr_jinja_failed(run))
         return flow;
+    if (flow != QR_JFLOW_NEXT) { /* a jump out of the block: what it had so far is lost */
+        run->out->len = mark;
+        return flow;
+    }
     qr_jv value = qr_jinja_take(run, mark);
     if (stmt->set.value != NULL)
         value = qr_jinja_apply_filters(run, stmt->set.value, value);

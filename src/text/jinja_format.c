@@ -196,6 +196,21 @@ static void unknown_code(qr_jrun *run, const spec *s, qr_jv value)
     qr_jinja_raise(run, "Unknown format code '%c' for object of type '%s'", s->type, qr_jv_type_name(value));
 }
 
+static void format_string(qr_jrun *run, const spec *s, qr_jv value)
+{
+    spec padded = *s;
+    if (s->zero) /* zeros go to the right of a string */
+        padded.align = '<';
+    if (s->type != 0 && s->type != 's')
+        unknown_code(run, s, value);
+    else if (s->sign != 0 || s->alternate || s->group != 0)
+        qr_jinja_raise(run, "sign, '#' and ',' are not allowed in a string format specifier");
+    else if (padded.align == '=')
+        qr_jinja_raise(run, "'=' alignment not allowed in string format specifier");
+    else
+        format_text(run, &padded, qr_jv_slice(value));
+}
+
 static void write_formatted(qr_jrun *run, qr_jv value, qr_str text)
 {
     spec s;
@@ -208,16 +223,7 @@ static void write_formatted(qr_jrun *run, qr_jv value, qr_str text)
     bool integer_type = s.type == 0 || (s.type != '\0' && strchr("bdoxXn", s.type) != NULL);
     bool float_type = s.type != '\0' && strchr("eEfFgG%", s.type) != NULL;
     if (value.kind == QR_JV_STRING) {
-        if (s.type != 0 && s.type != 's')
-            unknown_code(run, &s, value);
-        else if (s.align == '=')
-            s.zero ? format_text(run, &(spec){s.fill, '<', 0, 0, 0, 0, s.width, s.precision, 0},
-                                 qr_jv_slice(value))
-                   : (void)qr_jinja_raise(run, "'=' alignment not allowed in string format specifier");
-        else
-            format_text(run, &s, qr_jv_slice(value));
-    } else if (value.kind == QR_JV_BOOL && s.type == 0) {
-        format_text(run, &s, value.i ? QR_STR("True") : QR_STR("False"));
+        format_string(run, &s, value);
     } else if (qr_jv_is_integral(value) && s.type == 'c') {
         size_t mark = run->out->len;
         qr_jinja_write_codepoint(run, (uint32_t)value.i);

@@ -509,11 +509,13 @@ static qr_jv method_replace(qr_jrun *run, qr_jv self, const qr_jargs *args)
     qr_str old, fresh;
     int64_t limit = -1;
     if (!qr_jinja_bind(run, "replace", "old new count", 2, args, bound) ||
-        !want_text(run, "replace", bound[0], &old) || !want_text(run, "replace", bound[1], &fresh) ||
+        !want_text(run, "replace", bound[0], &old))
+        return qr_jv_none();
+    if (self.flag & QR_JV_SAFE) /* Markup escapes the new text, whatever it is */
+        bound[1] = qr_jv_escape(run, bound[1]);
+    if (!want_text(run, "replace", bound[1], &fresh) ||
         (bound[2].kind != QR_JV_MISSING && !qr_jinja_want_int(run, bound[2], &limit)))
         return qr_jv_none();
-    if (self.flag & QR_JV_SAFE)
-        fresh = qr_jv_slice(qr_jv_escape(run, bound[1]));
     return qr_jv_with_flag(qr_jv_replace(run, qr_jv_slice(self), old, fresh, limit), self.flag);
 }
 

@@ -136,6 +136,7 @@ static void loops_know_where_they_are(void **state)
         {"{% for x in [1, [2, [3]]] recursive %}{{ loop.depth }}:{% if x is iterable %}{{ loop(x) }}{% else "
          "%}{{ x }}{% endif %} {% endfor %}",
          "1:1 1:2:2 2:3:3   "},
+        {"{% for x in lst %}a{% set y %}lost{% break %}{% endset %}{% endfor %}", "a"},
         {"{% set ns = namespace(stop=false) %}{% for x in lst if not ns.stop %}{{ x }}{% set ns.stop = true "
          "%}{% endfor %}",
          "3"},
@@ -243,6 +244,7 @@ static void filters_and_tests_work(void **state)
         {"{{ 3 is odd }}{{ 4 is divisibleby 2 }}{{ s is string }}{{ d is mapping }}{{ lst is sequence }}{{ 1 "
          "is sameas 1 }}",
          "TrueTrueTrueTrueTrueTrue"},
+        {"{{ ('a<b'|safe).replace('b', true) }}{{ '{:04}|{:<3}|'.format('x', 'y') }}", "a<Truex000|y  |"},
         {"{{ strftime_now('%d %B %Y %H:%M') }}", "26 July 2024 12:05"},
     };
     static const example failures[] = {
@@ -252,6 +254,7 @@ static void filters_and_tests_work(void **state)
         {"{{ lst|map('upper')|tojson }}", "Object of type generator is not JSON serializable"},
         {"{{ raise_exception('not like this') }}", "raise_exception: not like this"},
         {"{{ range(1000000) }}", "Range too big"},
+        {"{{ '{:+}'.format('x') }}", "not allowed in a string format specifier"},
         {"{{ none_v|length }}", "object of type 'NoneType' has no len()"},
     };
     CHECK(examples);
