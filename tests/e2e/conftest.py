@@ -92,7 +92,7 @@ class Server:
     def busy(self):
         return self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
 
-    def wait_idle(self, seconds=10):
+    def wait_idle(self, seconds=30):
         end = time.monotonic() + seconds
         while self.busy() > 0:
             assert time.monotonic() < end, "requests still run"

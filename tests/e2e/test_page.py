@@ -63,7 +63,7 @@ def test_escape_stops_a_reply(server, page):
     page.wait("document.querySelector('.message.assistant .text').textContent.length > 10")
     page.key("Escape")
     page.wait("document.getElementById('stop').hidden", 10)
-    server.wait_idle(5)
+    server.wait_idle(20)
     assert "stopped" in page.js("document.querySelector('.message.assistant .rate').textContent")
 
 
