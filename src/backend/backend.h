@@ -29,6 +29,7 @@ typedef struct qr_backend {
     int32_t block_size, batched_tokens;
     qr_dtype activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
     int32_t logit_rows;  /* rows of logits to hold at a time; 0: a few */
+    bool own_memory;     /* its memory serves nothing else: KV may take what is left */
 
     /* Threads of the host; NULL: there is only the caller. */
     int (*host_threads)(const qr_device *device);
@@ -50,7 +51,7 @@ typedef struct qr_backend {
 
     /* The batch as the ops of this step will see it (copied, rows filled up), or NULL: as it is. Called with kv NULL
      * while planning. */
-    const qr_batch *(*step_batch)(qr_device *, qr_kv *, const qr_batch *);
+    const qr_batch *(*step_batch)(qr_device *, qr_kv *, const qr_batch *, bool only_draws);
     void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
     qr_status (*step_end)(qr_device *, qr_error *);
 
@@ -72,6 +73,11 @@ typedef struct qr_backend {
     void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads,
                       float scale, qr_tensor y, void *scratch);
     void (*gather)(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
+    /* Draws (ops.h); NULL: it cannot. */
+    bool (*draws)(const qr_device *, int32_t vocab);
+    void (*draw)(qr_device *, qr_tensor logits, const qr_draw *, int32_t first, int32_t count);
+    int32_t (*drawn)(const qr_device *, int32_t row);
+    const float *(*drawn_logits)(const qr_device *, int32_t row);
     const float *(*logits)(qr_device *, qr_tensor logits); /* to host memory; NULL: it is host memory */
 } qr_backend;
 

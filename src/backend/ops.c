@@ -15,7 +15,7 @@ struct qr_ops {
     const qr_batch *batch;
     char *scratch; /* a stack; NULL while planning */
     size_t capacity, used, peak;
-    bool planning;
+    bool planning, only_draws;
     uint64_t bytes, flops;
     uint64_t kv_tokens[QR_KV_GROUPS_MAX],
         kv_pairs[QR_KV_GROUPS_MAX]; /* KV rows read, query-key pairs of a layer */
@@ -82,7 +82,8 @@ void qr_ops_begin(qr_ops *ops, const qr_batch *batch)
 {
     QR_ASSERT(batch->n_tokens > 0 && batch->n_seqs > 0 && ops->batch == NULL);
     if (ops->backend->step_batch != NULL)
-        batch = ops->backend->step_batch(ops->device, ops->planning ? NULL : ops->kv, batch);
+        batch = ops->backend->step_batch(ops->device, ops->planning ? NULL : ops->kv, batch,
+                                         ops->only_draws);
     ops->batch = batch;
     ops->used = 0;
     ops->bytes = ops->flops = 0;
@@ -317,4 +318,28 @@ const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head)
     run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
     return ops->planning || ops->backend->logits == NULL ? logits.data
                                                          : ops->backend->logits(ops->device, logits);
+}
+
+/* ---- Draws ---- */
+
+bool qr_device_draws(const qr_device *device, int32_t vocab)
+{
+    return device->backend->draws != NULL && device->backend->draws(device, vocab);
+}
+
+void qr_ops_promise_draws(qr_ops *ops) { ops->only_draws = true; }
+
+void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first,
+                int32_t count)
+{
+    QR_ASSERT(ops->backend->draw != NULL && !ops->planning && count > 0 && count <= x.rows);
+    qr_tensor logits = take_tensor(ops, x.rows, head->rows, QR_DTYPE_F32);
+    run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
+    ops->backend->draw(ops->device, logits, draws, first, count);
+}
+
+int32_t qr_ops_drawn(const qr_ops *ops, int32_t row) { return ops->backend->drawn(ops->device, row); }
+const float *qr_ops_drawn_logits(const qr_ops *ops, int32_t row)
+{
+    return ops->backend->drawn_logits(ops->device, row);
 }

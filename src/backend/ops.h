@@ -10,6 +10,8 @@
 #ifndef QR_BACKEND_OPS_H
 #define QR_BACKEND_OPS_H
 
+#include <stdbool.h>
+
 #include "backend/batch.h"
 #include "base/status.h"
 #include "loader/config.h"
@@ -36,6 +38,7 @@ uint64_t qr_device_memory_available(const qr_device *device);
 int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
 int32_t qr_device_batched_tokens(
     const qr_device *device); /* a good token budget for a step: 512 on the CPU */
+bool qr_device_owns_memory(const qr_device *device); /* KV may take all that weights and scratch leave */
 int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 
 /* Work of the host beside the device's ops (sampling): task(arg, index, worker) for each index in [0, count), in any
@@ -144,6 +147,26 @@ void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v);
 qr_tensor qr_op_attention(qr_ops *ops, int layer, qr_tensor q, int32_t n_heads, float scale);
 /* Rows of x named by rows[count] -> [count, cols]. */
 qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t count);
+/* ---- Drawing on the device: for backends that can; the logits then stay there ---- */
+
+/* How a row's token is drawn (sample/sampler.h's rules without masks and penalties). */
+typedef struct qr_draw {
+    float temperature; /* 0: greedy */
+    float top_p, min_p;
+    int32_t top_k;
+    double uniform; /* [0, 1): the draw */
+    bool to_host;   /* leave it to the host: bring the logits instead */
+} qr_draw;
+bool qr_device_draws(const qr_device *device, int32_t vocab);
+/* Promise: all logits of this execution will be asked for by qr_op_draw, none by qr_op_logits, so that a step needs
+ * nothing of the host before its end (and may be replayed from a recording). */
+void qr_ops_promise_draws(qr_ops *ops);
+/* Draws for rows [first, first + count) of the batch's logit rows, whose hidden states are x (x may have more rows:
+ * what fills a batch up). Results are there after qr_ops_end, until the next qr_ops_begin. */
+void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first, int32_t count);
+int32_t qr_ops_drawn(const qr_ops *ops, int32_t row);              /* -1: no finite logit */
+const float *qr_ops_drawn_logits(const qr_ops *ops, int32_t row); /* of rows with to_host */
+
 /* Logits in host memory, F32 [x.rows, head rows]; valid until the scratch is released. Waits for the device. */
 const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head);
 

@@ -5,17 +5,17 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-#define LOGIT_ROWS       64 /* held at a time, unless the device says otherwise */
-#define MODEL_LEN_MAX    (INT64_C(1) << 24)
-#define BLOCK_SIZE_MAX   1024
-#define SEQS_MAX         4096
-#define BATCHED_MAX      65536
-#define BLOCKS_MAX       (1 << 26)
+#define LOGIT_ROWS     64 /* held at a time, unless the device says otherwise */
+#define MODEL_LEN_MAX  (INT64_C(1) << 24)
+#define BLOCK_SIZE_MAX 1024
+#define SEQS_MAX       4096
+#define BATCHED_MAX    65536
+#define BLOCKS_MAX     (1 << 26)
 
 void qr_engine_options_init(qr_engine_options *options)
 {
-    *options = (qr_engine_options){.size = sizeof(*options), .enable_prefix_caching = true, .deterministic = true,
-                                   .max_logprobs = 20};
+    *options = (qr_engine_options){
+        .size = sizeof(*options), .enable_prefix_caching = true, .deterministic = true, .max_logprobs = 20};
 }
 
 static qr_status check_range(const char *name, int64_t value, int64_t low, int64_t high, qr_error *err)
@@ -43,7 +43,8 @@ static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_
     qr_status status;
     if ((status = check_range("max_model_len", o->max_model_len, 0, MODEL_LEN_MAX, err)) != QR_OK ||
         (status = check_range("max_num_seqs", o->max_num_seqs, 1, SEQS_MAX, err)) != QR_OK ||
-        (status = check_range("max_num_batched_tokens", o->max_num_batched_tokens, 1, BATCHED_MAX, err)) != QR_OK ||
+        (status = check_range("max_num_batched_tokens", o->max_num_batched_tokens, 1, BATCHED_MAX, err)) !=
+            QR_OK ||
         (status = check_range("long_prefill_token_threshold", o->long_prefill_token_threshold, 0, INT32_MAX,
                               err)) != QR_OK ||
         (status = check_range("block_size", o->block_size, 1, BLOCK_SIZE_MAX, err)) != QR_OK ||
@@ -54,7 +55,8 @@ static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_
         return status;
     if (o->max_num_batched_tokens < o->max_num_seqs)
         return qr_fail(err, QR_INVALID_ARGUMENT,
-                       "engine: max_num_batched_tokens %d is less than max_num_seqs %d: not every sample could get a row",
+                       "engine: max_num_batched_tokens %d is less than max_num_seqs %d: not every sample "
+                       "could get a row",
                        o->max_num_batched_tokens, o->max_num_seqs);
     return QR_OK;
 }
@@ -74,15 +76,15 @@ static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_net *net, const 
     return QR_OK;
 }
 
-/* Memory for KV: as much as was asked for, else a quarter of what there is, at most what can be used. */
-static int32_t choose_blocks(const qr_engine_plan *plan, uint64_t budget)
+/* Memory for KV: as much as was asked for, else `share`, at most what can be used. */
+static int32_t choose_blocks(const qr_engine_plan *plan, uint64_t share)
 {
     const qr_engine_options *o = &plan->options;
     if (o->num_kv_blocks > 0)
         return o->num_kv_blocks;
     uint64_t useful = (uint64_t)o->max_num_seqs * (uint64_t)plan->blocks_per_sequence;
     uint64_t blocks = o->kv_cache_memory_bytes > 0 ? o->kv_cache_memory_bytes / plan->block_bytes
-                                                   : QR_MIN(budget / 4 / plan->block_bytes, useful);
+                                                   : QR_MIN(share / plan->block_bytes, useful);
     return (int32_t)QR_MIN(QR_MAX(blocks, 1), BLOCKS_MAX);
 }
 
@@ -105,25 +107,47 @@ static int64_t longest_sequence(const qr_scheduler_options *s, int64_t context)
 static void fill_scheduler(qr_engine_plan *plan, const qr_kv_spec *specs, int n_layers, uint64_t seed)
 {
     const qr_engine_options *o = &plan->options;
-    plan->scheduler = (qr_scheduler_options){
-        .max_num_seqs = o->max_num_seqs, .max_num_batched_tokens = o->max_num_batched_tokens,
-        .long_prefill_token_threshold = o->long_prefill_token_threshold, .block_size = o->block_size,
-        .prefix_caching = o->enable_prefix_caching, .priority = o->priority_scheduling, .seed = seed};
+    plan->scheduler = (qr_scheduler_options){.max_num_seqs = o->max_num_seqs,
+                                             .max_num_batched_tokens = o->max_num_batched_tokens,
+                                             .long_prefill_token_threshold = o->long_prefill_token_threshold,
+                                             .block_size = o->block_size,
+                                             .prefix_caching = o->enable_prefix_caching,
+                                             .priority = o->priority_scheduling,
+                                             .seed = seed};
     plan->scheduler.n_groups = qr_kv_groups(specs, n_layers, plan->scheduler.window);
+}
+
+/* A quarter of what there is; of a device's own memory, all that the largest step leaves. */
+static uint64_t kv_share(const qr_engine_plan *plan, const qr_net *net, qr_device *device, uint64_t budget,
+                         int64_t context)
+{
+    if (!qr_device_owns_memory(device))
+        return budget / 4;
+    qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens,
+                        .n_seqs = plan->options.max_num_seqs,
+                        .n_logit_rows = plan->options.max_num_batched_tokens,
+                        .max_logit_rows = plan->runner.max_logit_rows,
+                        .context_max = (int32_t)context,
+                        .block_size = plan->options.block_size};
+    uint64_t scratch = qr_net_scratch_bytes(net, device, &step), slack = (uint64_t)512 << 20;
+    return budget > scratch + slack ? budget - scratch - slack : 0;
 }
 
 static void count_bytes(qr_engine_plan *plan, const qr_net *net, qr_device *device)
 {
-    qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens, .n_seqs = plan->options.max_num_seqs,
+    qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens,
+                        .n_seqs = plan->options.max_num_seqs,
                         .n_logit_rows = plan->options.max_num_batched_tokens,
-                        .max_logit_rows = plan->runner.max_logit_rows, .context_max = (int32_t)plan->max_model_len,
+                        .max_logit_rows = plan->runner.max_logit_rows,
+                        .context_max = (int32_t)plan->max_model_len,
                         .block_size = plan->options.block_size};
     plan->scratch_bytes = qr_net_scratch_bytes(net, device, &step);
     plan->runner.scratch_bytes = plan->scratch_bytes;
     plan->runner.n_blocks = plan->scheduler.n_blocks;
     plan->runner.block_size = plan->options.block_size;
     plan->kv_bytes = plan->block_bytes * (uint64_t)plan->scheduler.n_blocks;
-    uint64_t tables = (uint64_t)plan->options.max_num_seqs * (uint64_t)plan->blocks_per_sequence * sizeof(int32_t);
+    uint64_t tables =
+        (uint64_t)plan->options.max_num_seqs * (uint64_t)plan->blocks_per_sequence * sizeof(int32_t);
     plan->bookkeeping_bytes = (uint64_t)plan->scheduler.n_groups *
                                   ((uint64_t)plan->scheduler.n_blocks * (sizeof(qr_block) + 8) + tables) +
                               (uint64_t)qr_net_vocab(net) * 32 +
@@ -131,7 +155,8 @@ static void count_bytes(qr_engine_plan *plan, const qr_net *net, qr_device *devi
 }
 
 qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net_options *net_options,
-                              const qr_engine_options *options, bool loaded, qr_engine_plan *plan, qr_error *err)
+                              const qr_engine_options *options, bool loaded, qr_engine_plan *plan,
+                              qr_error *err)
 {
     memset(plan, 0, sizeof(*plan));
     qr_engine_options_init(&plan->options);
@@ -144,13 +169,15 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
         return status;
     const qr_model_config *config = qr_net_config(net);
     if (o->max_model_len > config->context)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "engine: max_model_len %lld is more than the checkpoint's %lld",
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "engine: max_model_len %lld is more than the checkpoint's %lld",
                        (long long)o->max_model_len, (long long)config->context);
     int n_layers;
     const qr_kv_spec *specs = qr_net_kv_specs(net, &n_layers);
     fill_scheduler(plan, specs, n_layers, o->seed);
     if (plan->scheduler.n_groups < 0)
-        return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows", QR_KV_TABLES_MAX);
+        return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows",
+                       QR_KV_TABLES_MAX);
     qr_net_plan(net, device, net_options, &plan->weights);
     plan->available_bytes = qr_device_memory_available(device);
     uint64_t weights = loaded ? 0 : plan->weights.copied_bytes;
@@ -160,17 +187,18 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
     plan->block_bytes = qr_kv_block_bytes(specs, n_layers, o->block_size, plan->runner.kv_dtype);
     plan->kv_bytes_per_token = plan->block_bytes / (uint64_t)o->block_size;
     plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, wanted);
-    plan->scheduler.n_blocks = choose_blocks(plan, budget);
-    plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
-    plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
     int32_t logit_rows = qr_device_logit_rows(device) > 0 ? qr_device_logit_rows(device) : LOGIT_ROWS;
     plan->runner.max_logit_rows = QR_MIN(logit_rows, o->max_num_batched_tokens);
+    plan->scheduler.n_blocks = choose_blocks(plan, kv_share(plan, net, device, budget, wanted));
+    plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
+    plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
     plan->runner.max_logprobs = o->max_logprobs;
     count_bytes(plan, net, device);
     if (plan->max_model_len < QR_MIN(wanted, 2) || (o->max_model_len > 0 && plan->max_model_len < wanted))
-        return qr_fail(err, QR_OUT_OF_MEMORY,
-                       "engine: KV cache: %d blocks of %d tokens hold a sequence of %lld tokens, max_model_len is %lld",
-                       plan->scheduler.n_blocks, o->block_size, (long long)plan->max_model_len, (long long)wanted);
+        return qr_fail(
+            err, QR_OUT_OF_MEMORY,
+            "engine: KV cache: %d blocks of %d tokens hold a sequence of %lld tokens, max_model_len is %lld",
+            plan->scheduler.n_blocks, o->block_size, (long long)plan->max_model_len, (long long)wanted);
     uint64_t total = plan->kv_bytes + plan->scratch_bytes + plan->bookkeeping_bytes + weights;
     if (total > plan->available_bytes)
         return qr_fail(err, QR_OUT_OF_MEMORY,

@@ -234,14 +234,26 @@ qr_tensor qr_net_forward(const qr_net *net, qr_ops *ops)
     return net->arch->forward(&m, ops);
 }
 
-const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int32_t first, int32_t count)
+static qr_tensor rows_from(qr_tensor hidden, int32_t first, int64_t count)
 {
-    QR_ASSERT(first >= 0 && count > 0 && first + count <= hidden.rows);
     qr_tensor rows = hidden;
     rows.rows = count;
     if (hidden.data != NULL)
         rows.data = (char *)hidden.data + (size_t)(first * hidden.row_stride) * qr_dtype_bytes(hidden.dtype);
-    return qr_op_logits(ops, rows, net->head);
+    return rows;
+}
+
+const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int32_t first, int32_t count)
+{
+    QR_ASSERT(first >= 0 && count > 0 && first + count <= hidden.rows);
+    return qr_op_logits(ops, rows_from(hidden, first, count), net->head);
+}
+
+void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first, int32_t count,
+                 bool last)
+{
+    QR_ASSERT(first >= 0 && count > 0 && first + count <= hidden.rows);
+    qr_op_draw(ops, rows_from(hidden, first, last ? hidden.rows - first : count), net->head, draws, first, count);
 }
 
 static size_t plan_step(const qr_net *net, qr_ops *ops, const qr_batch *batch, int32_t logit_rows)

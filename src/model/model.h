@@ -76,5 +76,9 @@ qr_tensor qr_net_forward(const qr_net *net, qr_ops *ops);
 /* Logits F32 [count, vocab] of the hidden rows [first, first + count), in host memory until qr_ops_release to a mark
  * before; the caller keeps count within the planned max_logit_rows and releases between slices. */
 const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int32_t first, int32_t count);
+/* Draws tokens for the same rows on the device (qr_op_draw); `last`: no rows of the batch follow, so that the rows that
+ * fill it up go along. */
+void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first, int32_t count,
+                 bool last);
 
 #endif

@@ -1,4 +1,4 @@
-// links: qr_model qr_backend qr_loader qr_quant qr_tensor qr_base
+// links: qr_sample qr_model qr_backend qr_loader qr_quant qr_tensor qr_base
 /* Every op of the GPU backend against a reference in double, on the numbers that it was given (BF16), and the promises
  * about bits: a row of attention or of a product is the same in any company. With --time, how long the large ones take.
  * Ends with 77 where there is no GPU. */
@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "sample/sampler.h"
 
 static int failures, checks;
 static uint64_t rng = 1;
@@ -525,6 +526,71 @@ static void check_rope(qr_device *device, bool interleaved, int32_t dim, int32_t
     rig_close(&r);
 }
 
+/* ---- Draws ---- */
+
+/* Rows of logits drawn on the device and by sample/sampler.h from the same numbers: the same ids but where the draw
+ * falls within rounding of a border. */
+static void check_draws(qr_device *device, int32_t vocab, float scale)
+{
+    enum { ROWS = 96, WIDTH = 64 };
+    static const int32_t one = 1;
+    static const struct {
+        const char *name;
+        float temperature, top_p, min_p;
+        int32_t top_k;
+    } kinds[] = {{"greedy", 0, 1, 0, 0}, {"plain", 1, 1, 0, 0}, {"min-p", 0.8f, 1, 0.05f, 0}, {"top-k", 1.2f, 1, 0, 40},
+                 {"top-p", 0.9f, 0.8f, 0, 0}, {"top-k and top-p", 0.7f, 0.9f, 0.01f, 100}, {"top-k 1", 1, 1, 0, 1}};
+    rig r;
+    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 1, .head_dim = 64}, 1, 1, 64, 32, QR_DTYPE_BF16);
+    qr_ops_close(r.ops);
+    qr_error err = {0};
+    if (qr_ops_open(device, r.kv, (size_t)ROWS * (size_t)vocab * 9 + (1 << 20), &r.ops, &err) != QR_OK)
+        exit(1);
+    uint16_t *data, *x = random_bf16(ROWS * WIDTH, scale);
+    qr_weight head = make_weight(device, vocab, WIDTH, &data);
+    qr_sampler_scratch *scratch = qr_sampler_scratch_new(vocab, 0);
+    for (size_t kind = 0; kind < QR_COUNT_OF(kinds); kind++) {
+        qr_draw draws[ROWS];
+        float *logits = qr_calloc((size_t)ROWS * (size_t)vocab, 4);
+        for (int i = 0; i < ROWS; i++)
+            draws[i] = (qr_draw){.temperature = kinds[kind].temperature,
+                                 .top_p = kinds[kind].top_p,
+                                 .min_p = kinds[kind].min_p,
+                                 .top_k = kinds[kind].top_k,
+                                 .uniform = qr_rng_uniform(7, (uint32_t)kind, (uint64_t)i, QR_RNG_SAMPLE),
+                                 .to_host = i == 50};
+        rig_begin(&r, &one);
+        qr_tensor tx = qr_op_tensor(r.ops, ROWS, WIDTH);
+        put(tx, x);
+        memcpy(logits, qr_op_logits(r.ops, tx, &head), (size_t)ROWS * (size_t)vocab * 4);
+        qr_op_draw(r.ops, tx, &head, draws, 0, ROWS);
+        rig_end(&r);
+        int different = 0;
+        for (int i = 0; i < ROWS; i++) {
+            qr_sampler_params params = {.temperature = kinds[kind].temperature,
+                                        .top_p = kinds[kind].top_p,
+                                        .min_p = kinds[kind].min_p,
+                                        .top_k = kinds[kind].top_k,
+                                        .seed = 7,
+                                        .logprobs = -1,
+                                        .vocab = vocab};
+            qr_sampler_input input = {.params = &params, .logits = logits + (size_t)i * (size_t)vocab, .count = i,
+                                      .sample = (uint32_t)kind};
+            if (i == 50)
+                different += 100 * (memcmp(qr_ops_drawn_logits(r.ops, i), input.logits, (size_t)vocab * 4) != 0);
+            else
+                different += qr_sample(&input, scratch, NULL) != qr_ops_drawn(r.ops, i);
+        }
+        char what[128];
+        snprintf(what, sizeof(what), "draws, %d ids x %.1f: %s, other ids of %d", vocab, (double)scale, kinds[kind].name, ROWS);
+        report(different <= (kinds[kind].temperature > 0 ? 1 : 0), what, different);
+        qr_free(logits);
+    }
+    qr_sampler_scratch_free(scratch);
+    qr_weight_release(device, &head);
+    rig_close(&r);
+}
+
 /* ---- Times ---- */
 
 static void time_decode(qr_device *device, int32_t seqs, int32_t context)
@@ -620,6 +686,9 @@ int main(int argc, char **argv)
     check_rows(device, 2, 172, 4);
     check_rope(device, false, 128, 128);
     check_rope(device, true, 64, 32);
+    check_draws(device, 32000, 3);
+    check_draws(device, 128256, 8);
+    check_draws(device, 1000, 0.5f);
     if (argc > 1 && strcmp(argv[1], "--time") == 0) {
         static const int32_t decodes[][2] = {{1, 1100}, {8, 1100}, {32, 1100}, {128, 1100}, {256, 1100}, {1, 100000}, {16, 16384}};
         for (size_t i = 0; i < QR_COUNT_OF(decodes); i++)

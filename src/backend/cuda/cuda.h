@@ -11,7 +11,25 @@
 
 struct cuda_memory; /* an allocation that lives as long as the device (memory.c) */
 
+/* How a step runs: op by op, op by op into a recording, or as a recording, with ops that do nothing. */
+typedef enum cuda_mode { CUDA_MODE_EAGER, CUDA_MODE_RECORD, CUDA_MODE_REPLAY } cuda_mode;
+
+enum { CUDA_GRAPH_ROWS = 512, CUDA_GRAPHS = CUDA_GRAPH_ROWS / 8 + 4, CUDA_DRAWS_MAX = 65536 };
+
+typedef struct cuda_draws {
+    cuda_draw *params, *device_params; /* [CUDA_DRAWS_MAX]: pinned, and where they are copied */
+    int32_t *ids, *device_ids;
+    int32_t *host_rows; /* rows whose logits go to the host, ascending */
+    int32_t host_count, host_copied;
+    int32_t first, count; /* of the last call */
+    qr_tensor logits;     /* of the last call */
+} cuda_draws;
+
 typedef struct cuda_step {
+    cuda_mode mode;
+    int bucket;                          /* of graphs[], when it is one */
+    cudaGraphExec_t graphs[CUDA_GRAPHS]; /* recorded steps with one row a sequence, by padded rows */
+    qr_tensor graph_logits[CUDA_GRAPHS];
     int32_t *host, *device; /* the facts: pinned, and where they are copied */
     size_t capacity, used;  /* int32 in each */
     int32_t rows_max;       /* of planned steps */
@@ -28,12 +46,15 @@ typedef struct cuda_device {
     cudaError_t error; /* the first since the device was opened */
     const char *error_op;
     struct cuda_memory *owned;
+    float *prefill_sums; /* for cuda_attention_job */
     cuda_step step;
+    cuda_draws draws;
     void *staging[2];   /* pinned: weights on their way in */
     cudaEvent_t staged[2];
     void *device_staging;
     float *host_logits; /* pinned */
     size_t host_logits_bytes;
+    float *no_logits;
 } cuda_device;
 
 typedef struct cuda_kv {
@@ -76,14 +97,35 @@ cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer);
 
 /* ---- step.c ---- */
 
+enum { CUDA_TASKS_MAX = 16384 /* partial results of decode tasks held at a time */ };
 enum { CUDA_META_ROOM = 1 << 22 }; /* int32 for a step's facts: 256 contexts of 16k blocks */
 
 qr_status cuda_step_open(cuda_device *, qr_error *);
 void cuda_step_close(cuda_device *);
 /* The batch in pinned memory, as the ops will see it. kv NULL: planning, nothing is gathered. */
-const qr_batch *cuda_step_batch(qr_device *, qr_kv *, const qr_batch *);
+const qr_batch *cuda_step_batch(qr_device *, qr_kv *, const qr_batch *, bool only_draws);
 void cuda_step_begin(qr_device *, qr_kv *, const qr_batch *);
 qr_status cuda_step_end(qr_device *, qr_error *);
+/* Recorded steps hold addresses of weights, pages and scratch: forgotten when any of those goes. */
+void cuda_graphs_forget(cuda_device *);
+/* Ops have nothing to do: the step is replayed, or the device has failed. */
+static inline bool cuda_idle(const cuda_device *device)
+{
+    return device->error != cudaSuccess || device->step.mode == CUDA_MODE_REPLAY;
+}
+
+/* ---- draw.c ---- */
+
+qr_status cuda_draws_open(cuda_device *, qr_error *);
+void cuda_draws_close(cuda_device *);
+bool cuda_draws_served(const qr_device *, int32_t vocab);
+void cuda_draw_rows(qr_device *, qr_tensor logits, const qr_draw *, int32_t first, int32_t count);
+/* Copies of the draws' parameters, and of the logits that the host wants; on the stream. */
+void cuda_draws_upload(cuda_device *, int32_t first, int32_t count);
+void cuda_draws_logits(cuda_device *, qr_tensor logits);
+int32_t cuda_drawn(const qr_device *, int32_t row);
+const float *cuda_drawn_logits(const qr_device *, int32_t row);
+bool cuda_host_logits_room(cuda_device *, size_t bytes);
 
 /* ---- ops ---- */
 

@@ -74,8 +74,12 @@ static qr_status open_parts(cuda_device *device, qr_error *err)
     error = cuda_gemm_init(workspace, device->sm_count);
     if (error != cudaSuccess)
         return cuda_fail(device, QR_DEVICE_FAILED, error, "products", err);
-    qr_status status = cuda_staging_open(device, err);
-    return status == QR_OK ? cuda_step_open(device, err) : status;
+    device->prefill_sums = cuda_own(device, 2 * (size_t)device->sm_count * CUDA_PREFILL_ROWS * 128 * sizeof(float),
+                                    "attention", err);
+    qr_status status = device->prefill_sums != NULL ? cuda_staging_open(device, err) : QR_OUT_OF_MEMORY;
+    if (status == QR_OK)
+        status = cuda_step_open(device, err);
+    return status == QR_OK ? cuda_draws_open(device, err) : status;
 }
 
 static void cuda_close(qr_device *base)
@@ -84,6 +88,8 @@ static void cuda_close(qr_device *base)
     if (device->stream != NULL)
         cudaStreamSynchronize(device->stream);
     cuda_step_close(device);
+    cuda_draws_close(device);
+    qr_free(device->no_logits);
     cuda_staging_close(device);
     cuda_owned_free(device);
     if (device->host_logits != NULL)
@@ -139,6 +145,7 @@ const qr_backend qr_backend_cuda = {
     .batched_tokens = 8192,
     .activation = QR_DTYPE_BF16,
     .logit_rows = 512,
+    .own_memory = true,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
     .weight_prepared_bytes = cuda_weight_prepared_bytes,
@@ -166,5 +173,9 @@ const qr_backend qr_backend_cuda = {
     .attention_scratch_bytes = cuda_attention_scratch_bytes,
     .attention = cuda_attention,
     .gather = cuda_gather,
+    .draws = cuda_draws_served,
+    .draw = cuda_draw_rows,
+    .drawn = cuda_drawn,
+    .drawn_logits = cuda_drawn_logits,
     .logits = cuda_logits,
 };

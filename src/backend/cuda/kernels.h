@@ -90,7 +90,8 @@ typedef struct cuda_attention_job {
     int32_t n_heads;
     float scale;
     cuda_layer_pages pages;
-    float *partials; /* [tasks][n_heads][dim + 2]: values, then maximum and sum */
+    float *partials; /* decode: [tasks][n_heads][dim + 2]: values, then maximum and sum */
+    float *sums;     /* prefill: [2 sm_count][CUDA_PREFILL_ROWS][128] */
     int32_t task_begin, task_end, seq_begin, seq_end; /* of decode tasks: those whose partial results fit */
     int sm_count;
 } cuda_attention_job;
@@ -100,6 +101,18 @@ cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const
 cudaError_t cuda_launch_prefill(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_attention_init(void);
+
+/* ---- draw.cu ---- */
+
+typedef struct cuda_draw { /* qr_draw, as the kernel reads it */
+    float temperature, top_p, min_p;
+    int32_t top_k;
+    double uniform;
+} cuda_draw;
+bool cuda_draw_fits(int32_t vocab);
+/* ids[i] from row i of the logits; -1: nothing in it is above -inf. */
+cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride, int32_t rows, int32_t vocab,
+                             const cuda_draw *draws, int32_t *ids);
 
 /* ---- convert.cu: weights ---- */
 

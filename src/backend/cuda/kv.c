@@ -67,7 +67,7 @@ qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers,
 void cuda_kv_close(qr_kv *base)
 {
     cuda_kv *kv = (cuda_kv *)base;
-    cudaStreamSynchronize(cuda_of(base->device)->stream);
+    cuda_graphs_forget(cuda_of(base->device));
     for (int i = 0; i < base->n_layers; i++)
         if (kv->layers[i] != NULL)
             cudaFree(kv->layers[i]);

@@ -49,6 +49,6 @@ void *cuda_scratch_open(qr_device *device, size_t bytes, qr_error *err)
 void cuda_scratch_close(qr_device *device, void *scratch, size_t bytes)
 {
     (void)bytes;
-    cudaStreamSynchronize(cuda_of(device)->stream);
+    cuda_graphs_forget(cuda_of(device));
     cudaFree(scratch);
 }

@@ -7,42 +7,38 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-enum { TASKS_MAX = 16384 /* partial results held at a time */ };
-
 static cuda_rows rows_of(qr_tensor x)
 {
     return (cuda_rows){
         .data = x.data, .stride = x.row_stride, .rows = (int32_t)x.rows, .cols = (int32_t)x.cols};
 }
 
-static bool failed(const cuda_device *device) { return device->error != cudaSuccess; }
-
 void cuda_embed(qr_device *base, const qr_weight *table, const int32_t *ids, qr_tensor y)
 {
     cuda_device *device = cuda_of(base);
     (void)ids; /* the batch's: in device memory already */
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_embed(device->stream, table->packed, device->step.view.ids, rows_of(y)), "embed");
 }
 
 void cuda_rmsnorm(qr_device *base, qr_tensor x, const float *w, float eps, qr_tensor y)
 {
     cuda_device *device = cuda_of(base);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_rmsnorm(device->stream, rows_of(x), w, eps, rows_of(y)), "rmsnorm");
 }
 
 void cuda_add(qr_device *base, qr_tensor x, qr_tensor y)
 {
     cuda_device *device = cuda_of(base);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_add(device->stream, rows_of(x), rows_of(y)), "add");
 }
 
 void cuda_add_rmsnorm(qr_device *base, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y)
 {
     cuda_device *device = cuda_of(base);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device,
                    cuda_launch_add_rmsnorm(device->stream, rows_of(x), rows_of(delta), w, eps, rows_of(y)),
                    "add_rmsnorm");
@@ -82,7 +78,7 @@ void cuda_linear(qr_device *base, qr_tensor x, const qr_weight *const *w, const 
     cuda_gemm_job job = product(x, y[0].dtype == QR_DTYPE_F32 ? CUDA_GEMM_F32 : CUDA_GEMM_BF16, count);
     for (int i = 0; i < count; i++)
         job.matrix[i] = matrix_of(w[i], bias[i], y[i]);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_gemm(device->stream, &job), "linear");
 }
 
@@ -94,14 +90,14 @@ void cuda_linear_swiglu(qr_device *base, qr_tensor x, const qr_weight *gate, con
     cuda_gemm_job job = product(x, CUDA_GEMM_SWIGLU, 2);
     job.matrix[0] = matrix_of(gate, NULL, y);
     job.matrix[1] = matrix_of(up, NULL, y);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_gemm(device->stream, &job), "linear_swiglu");
 }
 
 void cuda_act_mul(qr_device *base, qr_tensor gate, qr_tensor up, qr_activation activation)
 {
     cuda_device *device = cuda_of(base);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_act_mul(device->stream, rows_of(gate), rows_of(up), (int)activation), "act_mul");
 }
 
@@ -109,35 +105,11 @@ void cuda_gather(qr_device *base, qr_tensor x, const int32_t *rows, qr_tensor y)
 {
     cuda_device *device = cuda_of(base);
     QR_ASSERT(rows == device->step.batch.logit_rows);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device,
                    cuda_launch_gather(device->stream, rows_of(x), device->step.view.logit_rows, rows_of(y),
                                       (int)qr_dtype_bytes(x.dtype)),
                    "gather");
-}
-
-const float *cuda_logits(qr_device *base, qr_tensor logits)
-{
-    cuda_device *device = cuda_of(base);
-    size_t bytes = (size_t)logits.rows * (size_t)logits.cols * sizeof(float);
-    if (bytes > device->host_logits_bytes) {
-        if (device->host_logits != NULL)
-            cudaFreeHost(device->host_logits);
-        device->host_logits = NULL;
-        device->host_logits_bytes = 0;
-        if (!cuda_check(device, cudaHostAlloc((void **)&device->host_logits, bytes, cudaHostAllocDefault), "logits"))
-            return NULL;
-        device->host_logits_bytes = bytes;
-    }
-    if (!failed(device)) {
-        cuda_check(device,
-                   cudaMemcpyAsync(device->host_logits, logits.data, bytes, cudaMemcpyDeviceToHost, device->stream),
-                   "logits");
-        cuda_check(device, cudaStreamSynchronize(device->stream), "logits");
-    }
-    if (failed(device)) /* the step's end will say so; until then nothing may be read that was never written */
-        memset(device->host_logits, 0, bytes);
-    return device->host_logits;
 }
 
 /* ---- Positions ---- */
@@ -195,7 +167,7 @@ void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_ro
                       .rotary = table->rotary_dim,
                       .positions = (int32_t)prepared->positions,
                       .interleaved = table->interleaved};
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_rope(device->stream, rows_of(x), head_dim, rope, device->step.view.positions),
                    "rope");
 }
@@ -203,7 +175,7 @@ void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_ro
 void cuda_head_norm(qr_device *base, qr_tensor x, int32_t head_dim, const float *w, float eps)
 {
     cuda_device *device = cuda_of(base);
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_head_norm(device->stream, rows_of(x), head_dim, w, eps), "head_norm");
 }
 
@@ -214,7 +186,7 @@ void cuda_kv_store(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch,
     (void)batch;
     cuda_device *device = cuda_of(base);
     cuda_store_job job = {.k = rows_of(k), .v = rows_of(v), .pages = cuda_kv_layer((cuda_kv *)kv, layer)};
-    if (!failed(device))
+    if (!cuda_idle(device))
         cuda_check(device, cuda_launch_kv_store(device->stream, &device->step.view, &job), "kv_store");
 }
 
@@ -224,7 +196,7 @@ size_t cuda_attention_scratch_bytes(const qr_device *base, int32_t n_heads, int3
     int64_t tasks = 0;
     for (int32_t i = 0; i < batch->n_seqs; i++)
         tasks += (batch->context_len[i] + CUDA_SPLIT - 1) / CUDA_SPLIT;
-    return (size_t)QR_MIN(tasks, TASKS_MAX) * (size_t)n_heads * (size_t)(head_dim + 2) * sizeof(float);
+    return (size_t)QR_MIN(tasks, CUDA_TASKS_MAX) * (size_t)n_heads * (size_t)(head_dim + 2) * sizeof(float);
 }
 
 /* Runs of sequences whose partial results fit. */
@@ -233,9 +205,16 @@ static void run_decode(cuda_device *device, cuda_attention_job *job)
     const int32_t *meta = device->step.host;
     const int32_t *first = meta + meta[CUDA_META_FIRST_TASK + job->pages.group];
     int32_t tasks = meta[CUDA_META_TASKS + job->pages.group], seqs = device->step.view.n_seqs;
+    if (device->step.mode == CUDA_MODE_RECORD) { /* all tasks of whatever batch it is replayed for */
+        job->task_begin = job->seq_begin = 0;
+        job->task_end = INT32_MAX;
+        job->seq_end = seqs;
+        cuda_check(device, cuda_launch_decode(device->stream, &device->step.view, job), "attention (decode)");
+        return;
+    }
     for (int32_t seq = 0; seq < seqs;) {
         int32_t end = seq + 1;
-        while (end < seqs && (end + 1 < seqs ? first[end + 1] : tasks) - first[seq] <= TASKS_MAX)
+        while (end < seqs && (end + 1 < seqs ? first[end + 1] : tasks) - first[seq] <= CUDA_TASKS_MAX)
             end++;
         job->task_begin = first[seq];
         job->task_end = end < seqs ? first[end] : tasks;
@@ -259,8 +238,9 @@ void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch
                               .scale = (float)((double)scale * 1.4426950408889634),
                               .pages = cuda_kv_layer((cuda_kv *)kv, layer),
                               .partials = scratch,
+                              .sums = device->prefill_sums,
                               .sm_count = device->sm_count};
-    if (failed(device))
+    if (cuda_idle(device))
         return;
     if (!cuda_attention_fits(n_heads, &job.pages)) {
         cuda_check(device, cuda_launch_attention_any(device->stream, view, &job), "attention");

@@ -12,7 +12,6 @@ template <typename T, int D> struct prefill_shared {
     T keys[STAGES][32 * D];   /* [key][dim], 16-byte pieces swizzled */
     T values[STAGES][D * 32]; /* [dim][key] */
     T q[WARPS * BLOCKS * 16 * D]; /* [row][dim], swizzled as the keys */
-    float out[WARPS * BLOCKS * 16 * D]; /* sums of earlier splits, [number][thread] */
 };
 
 /* Where piece p (16 bytes) of row r lies: neighbours of a row pair use different halves of the banks. */
@@ -137,13 +136,14 @@ template <typename T, int D> struct prefill_rows {
     }
 };
 
-/* The rows' sums over the splits before this one: values in shared memory, the rest in registers. */
+/* The rows' sums over the splits before this one: values in the block's piece of job.sums, [number][thread], which stays
+ * in L2; the rest in registers. */
 template <typename T, int D> struct earlier_splits {
     float sum[BLOCKS][2], maximum[BLOCKS][2];
     bool any;
 
     /* earlier += now, left to right; leaves the total in both. */
-    __device__ __forceinline__ void add(prefill_rows<T, D> &now, float *shared)
+    __device__ __forceinline__ void add(prefill_rows<T, D> &now, float *values)
     {
 #pragma unroll
         for (int m = 0; m < BLOCKS; m++)
@@ -156,7 +156,7 @@ template <typename T, int D> struct earlier_splits {
                 for (int i = 0; i < D / 8; i++)
 #pragma unroll
                     for (int x = 2 * e; x < 2 * e + 2; x++) {
-                        float *at = shared + ((m * (D / 8) + i) * 4 + x) * THREADS + threadIdx.x;
+                        float *at = values + ((m * (D / 8) + i) * 4 + x) * THREADS + threadIdx.x;
                         float old = any ? *at : 0.0f;
                         *at = now.out[m][i][x] = __fmaf_rn(now.out[m][i][x], new_factor, old * old_factor);
                     }
@@ -184,17 +184,15 @@ template <typename T, int D> struct tile_source {
     }
 };
 
+/* One tile: rows from tile[1] on of sequence tile[0], one KV head. */
 template <typename T, int D>
-__global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1) prefill_kernel(cuda_step_view step, cuda_attention_job job)
+__device__ __forceinline__ void run_tile(const cuda_step_view &step, const cuda_attention_job &job,
+                                         prefill_shared<T, D> &shared, const int32_t *tile, int head)
 {
-    extern __shared__ __align__(128) unsigned char dynamic_shared[];
-    prefill_shared<T, D> &shared = *reinterpret_cast<prefill_shared<T, D> *>(dynamic_shared);
-    pdl_wait();
-    pdl_release();
     const cuda_layer_pages &pages = job.pages;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = lane / 4, c = lane % 4;
-    const int head = blockIdx.x, group = job.n_heads / pages.kv_heads, tile_rows = CUDA_PREFILL_ROWS / group;
-    const int32_t *tile = step.meta + step.prefill_offset + 2 * (step.prefill_tiles - 1 - blockIdx.y);
+    const int group = job.n_heads / pages.kv_heads, tile_rows = CUDA_PREFILL_ROWS / group;
+    float *sums = job.sums + static_cast<int64_t>(blockIdx.x) * CUDA_PREFILL_ROWS * D;
     const int seq = tile[0], row0 = tile[1], rows = min(tile_rows, step.seq_start[seq + 1] - row0);
     const int position0 = step.positions[row0], end = position0 + rows, window = pages.window;
     const int first = window > 0 ? max(0, position0 - window + 1) : 0, begin = first / 32 * 32;
@@ -234,7 +232,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1) prefill_kernel(cuda_
             source.fetch(shared, stage == 0 ? STAGES - 1 : stage - 1, key + 32 * (STAGES - 1));
         copy_async_commit();
         if (key % CUDA_SPLIT == 0 && key > begin) {
-            earlier.add(now, shared.out);
+            earlier.add(now, sums);
             now.clear();
         }
         float s[BLOCKS][4][4];
@@ -256,7 +254,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1) prefill_kernel(cuda_
         now.add_values(s, shared.values[stage], n, c, masked, key + 8 * c, first, end);
     }
     if (earlier.any)
-        earlier.add(now, shared.out);
+        earlier.add(now, sums);
 #pragma unroll
     for (int m = 0; m < BLOCKS; m++)
 #pragma unroll
@@ -273,10 +271,27 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1) prefill_kernel(cuda_
         }
 }
 
+/* Blocks take tiles in turn, the longest first. */
+template <typename T, int D>
+__global__ void __launch_bounds__(THREADS, 2) prefill_kernel(cuda_step_view step, cuda_attention_job job)
+{
+    extern __shared__ __align__(128) unsigned char dynamic_shared[];
+    prefill_shared<T, D> &shared = *reinterpret_cast<prefill_shared<T, D> *>(dynamic_shared);
+    pdl_wait();
+    pdl_release();
+    const int heads = job.pages.kv_heads, works = heads * step.prefill_tiles;
+    for (int work = blockIdx.x; work < works; work += gridDim.x) {
+        const int32_t *tile = step.meta + step.prefill_offset + 2 * (step.prefill_tiles - 1 - work / heads);
+        run_tile<T, D>(step, job, shared, tile, work % heads);
+        copy_async_wait<0>();
+        __syncthreads();
+    }
+}
+
 template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
 {
-    dim3 grid(static_cast<unsigned>(job->pages.kv_heads), static_cast<unsigned>(step->prefill_tiles));
-    return cuda_launch(prefill_kernel<T, D>, grid, dim3(THREADS), sizeof(prefill_shared<T, D>), s, *step, *job);
+    int works = job->pages.kv_heads * step->prefill_tiles, blocks = 2 * job->sm_count;
+    return cuda_launch(prefill_kernel<T, D>, dim3(static_cast<unsigned>(works < blocks ? works : blocks)), dim3(THREADS), sizeof(prefill_shared<T, D>), s, *step, *job);
 }
 
 template <typename T, int D> cudaError_t allow_shared()

@@ -20,6 +20,7 @@ qr_status cuda_step_open(cuda_device *device, qr_error *err)
 
 void cuda_step_close(cuda_device *device)
 {
+    cuda_graphs_forget(device);
     if (device->step.host != NULL)
         cudaFreeHost(device->step.host);
     device->step.host = NULL;
@@ -40,10 +41,13 @@ static int32_t *take(fact_writer *w, size_t count)
     return at;
 }
 
-static const int32_t *put(fact_writer *w, const int32_t *from, size_t count)
+/* `count` numbers, filled up to `room` with next, next + step, ... */
+static const int32_t *put(fact_writer *w, const int32_t *from, size_t count, size_t room, int32_t next, int32_t step)
 {
-    int32_t *to = take(w, count);
+    int32_t *to = take(w, room);
     memcpy(to, from, count * sizeof(int32_t));
+    for (size_t i = count; i < room; i++, next += step)
+        to[i] = next;
     return to;
 }
 
@@ -100,23 +104,27 @@ static void put_tiles(fact_writer *w, const qr_batch *b, int32_t tile_rows)
     }
 }
 
-static void put_batch(fact_writer *w, const qr_batch *from)
+/* `rows` rows and sequences where the batch has fewer: the rest have no context and no block. */
+static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
 {
     cuda_step *step = w->step;
-    size_t tokens = (size_t)from->n_tokens, seqs = (size_t)from->n_seqs;
-    size_t table = seqs * (size_t)from->table_stride;
+    size_t tokens = (size_t)QR_MAX(from->n_tokens, rows), seqs = (size_t)QR_MAX(from->n_seqs, rows);
+    size_t logits = (size_t)QR_MAX(from->n_logit_rows, rows), stride = (size_t)from->table_stride;
     qr_batch *b = &step->batch;
     *b = *from;
+    b->n_tokens = (int32_t)tokens;
+    b->n_seqs = (int32_t)seqs;
+    b->n_logit_rows = (int32_t)logits;
     take(w, CUDA_META_HEADER);
-    b->token_ids = put(w, from->token_ids, tokens);
-    b->positions = put(w, from->positions, tokens);
-    b->seq_of_row = put(w, from->seq_of_row, tokens);
-    b->context_len = put(w, from->context_len, seqs);
-    b->seq_start = put(w, from->seq_start, seqs + 1);
-    b->logit_rows = put(w, from->logit_rows, (size_t)from->n_logit_rows);
+    b->token_ids = put(w, from->token_ids, (size_t)from->n_tokens, tokens, 0, 0);
+    b->positions = put(w, from->positions, (size_t)from->n_tokens, tokens, 0, 0);
+    b->seq_of_row = put(w, from->seq_of_row, (size_t)from->n_tokens, tokens, from->n_seqs, 1);
+    b->context_len = put(w, from->context_len, (size_t)from->n_seqs, seqs, 0, 0);
+    b->seq_start = put(w, from->seq_start, (size_t)from->n_seqs + 1, seqs + 1, from->n_tokens + 1, 1);
+    b->logit_rows = put(w, from->logit_rows, (size_t)from->n_logit_rows, logits, from->n_logit_rows, 1);
     for (int g = 0; g < from->n_groups; g++) {
         step->host[CUDA_META_TABLE + g] = (int32_t)w->used;
-        b->block_table[g] = put(w, from->block_table[g], table);
+        b->block_table[g] = put(w, from->block_table[g], (size_t)from->n_seqs * stride, seqs * stride, -1, 0);
     }
     step->host[CUDA_META_STRIDE] = from->table_stride;
     step->view = (cuda_step_view){.meta = step->device,
@@ -131,24 +139,26 @@ static void put_batch(fact_writer *w, const qr_batch *from)
 }
 
 /* What a step may come to, before its facts are gathered. */
-static bool has_room(const cuda_step *step, const qr_batch *b)
+static bool has_room(const cuda_step *step, const qr_batch *b, int32_t padded)
 {
-    size_t tasks = 0, room = CUDA_META_HEADER + 5 * (size_t)b->n_tokens + 8 * (size_t)b->n_seqs;
+    size_t seqs = (size_t)QR_MAX(b->n_seqs, padded), tokens = (size_t)QR_MAX(b->n_tokens, padded);
+    size_t tasks = 0, room = CUDA_META_HEADER + 9 * tokens + 8 * seqs;
     for (int32_t i = 0; i < b->n_seqs; i++)
         tasks += (size_t)b->context_len[i] / CUDA_SPLIT + 2;
-    room += 2 * (size_t)b->n_groups * tasks + (size_t)b->n_groups * (size_t)b->n_seqs * (size_t)b->table_stride;
-    return room + 4 * (size_t)b->n_tokens <= step->capacity;
+    room += 2 * (size_t)b->n_groups * tasks + (size_t)b->n_groups * seqs * (size_t)b->table_stride;
+    return room <= step->capacity;
 }
 
-/* Longer tables than ever before: rare, and never within a graph. */
-static void grow(cuda_device *device, const qr_batch *b)
+/* Longer tables than ever before: rare. */
+static void grow(cuda_device *device, const qr_batch *b, int32_t padded)
 {
     cuda_step *step = &device->step;
-    while (!has_room(step, b) && device->error == cudaSuccess) {
+    while (!has_room(step, b, padded) && device->error == cudaSuccess) {
         size_t capacity = 2 * step->capacity;
         int32_t *host = NULL;
         if (!cuda_check(device, cudaHostAlloc((void **)&host, capacity * sizeof(int32_t), cudaHostAllocDefault), "step"))
             return;
+        cuda_graphs_forget(device);
         cudaFreeHost(step->host);
         step->host = host;
         step->device = cuda_own(device, capacity * sizeof(int32_t), "step", NULL);
@@ -158,28 +168,77 @@ static void grow(cuda_device *device, const qr_batch *b)
     }
 }
 
-const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from)
+/* ---- Recorded steps: one per number of rows, for steps in which every sequence has one row that is drawn for ---- */
+
+/* 1, 2, 4, 8, then in steps of 8: which recording, and its rows. */
+static int bucket_of(int32_t rows, int32_t *padded)
+{
+    int bucket = rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 2 + (rows + 7) / 8;
+    *padded = bucket < 3 ? 1 << bucket : 8 * (bucket - 2);
+    return bucket;
+}
+
+static bool can_replay(const cuda_step *step, const qr_batch *b, int32_t *padded)
+{
+    if (b->n_seqs != b->n_tokens || b->n_logit_rows != b->n_tokens || b->n_tokens > CUDA_GRAPH_ROWS)
+        return false;
+    bucket_of(b->n_tokens, padded);
+    int64_t tasks = 0;
+    for (int32_t seq = 0; seq < b->n_seqs; seq++)
+        tasks += split_count(b->context_len[seq], 0);
+    return *padded <= step->rows_max && tasks <= CUDA_TASKS_MAX;
+}
+
+void cuda_graphs_forget(cuda_device *device)
+{
+    if (device->stream != NULL)
+        cudaStreamSynchronize(device->stream);
+    for (int i = 0; i < CUDA_GRAPHS; i++) {
+        if (device->step.graphs[i] != NULL)
+            cudaGraphExecDestroy(device->step.graphs[i]);
+        device->step.graphs[i] = NULL;
+    }
+}
+
+/* ---- A step ---- */
+
+const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from, bool only_draws)
 {
     cuda_device *device = cuda_of(base);
+    cuda_step *step = &device->step;
     if (kv == NULL) { /* planning */
-        device->step.rows_max = QR_MAX(device->step.rows_max, from->n_tokens);
+        step->rows_max = QR_MAX(step->rows_max, from->n_tokens);
         return from;
     }
-    grow(device, from);
-    fact_writer w = {.step = &device->step};
-    put_batch(&w, from);
-    const qr_batch *b = &device->step.batch;
+    int32_t padded = 0;
+    bool replay = only_draws && can_replay(step, from, &padded);
+    grow(device, from, padded);
+    fact_writer w = {.step = step};
+    put_batch(&w, from, replay ? padded : 0);
+    const qr_batch *b = &step->batch;
     int32_t windows[QR_KV_GROUPS_MAX] = {0};
     int groups = qr_kv_groups(kv->specs, kv->n_layers, windows);
     for (int g = 0; g < groups; g++)
         put_tasks(&w, b, g, windows[g]);
     int32_t heads = QR_MAX(device->n_heads / kv->specs[0].n_kv_heads, 1);
     put_tiles(&w, b, QR_MAX(CUDA_PREFILL_ROWS / heads, 1));
-    device->step.view.has_decode = false;
-    for (int32_t seq = 0; seq < b->n_seqs; seq++)
-        device->step.view.has_decode = device->step.view.has_decode || is_single(b, seq);
-    device->step.used = w.used;
+    step->view.has_decode = step->host[CUDA_META_TASKS] > 0;
+    step->used = w.used;
+    step->bucket = replay ? bucket_of(padded, &padded) : -1;
+    step->mode = !replay                               ? CUDA_MODE_EAGER
+                 : step->graphs[step->bucket] != NULL ? CUDA_MODE_REPLAY
+                                                      : CUDA_MODE_RECORD;
+    device->draws.host_count = device->draws.host_copied = 0;
     return b;
+}
+
+static void upload_facts(cuda_device *device)
+{
+    cuda_step *step = &device->step;
+    cuda_check(device,
+               cudaMemcpyAsync(step->device, step->host, step->used * sizeof(int32_t), cudaMemcpyHostToDevice,
+                               device->stream),
+               "step");
 }
 
 void cuda_step_begin(qr_device *base, qr_kv *kv, const qr_batch *batch)
@@ -187,17 +246,41 @@ void cuda_step_begin(qr_device *base, qr_kv *kv, const qr_batch *batch)
     (void)kv;
     (void)batch;
     cuda_device *device = cuda_of(base);
-    cuda_step *step = &device->step;
-    cudaSetDevice(device->ordinal);
-    cuda_check(device,
-               cudaMemcpyAsync(step->device, step->host, step->used * sizeof(int32_t), cudaMemcpyHostToDevice,
-                               device->stream),
-               "step");
+    if (device->error != cudaSuccess)
+        return;
+    cuda_check(device, cudaSetDevice(device->ordinal), "step");
+    if (device->step.mode == CUDA_MODE_RECORD)
+        cuda_check(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal), "recording");
+    else
+        upload_facts(device);
+}
+
+static void end_recording(cuda_device *device)
+{
+    cudaGraph_t graph = NULL;
+    cudaError_t error = cudaStreamEndCapture(device->stream, &graph);
+    if (cuda_check(device, error, "recording") && device->error == cudaSuccess) {
+        cuda_check(device, cudaGraphInstantiate(&device->step.graphs[device->step.bucket], graph, 0), "recording");
+        device->step.graph_logits[device->step.bucket] = device->draws.logits;
+    }
+    if (graph != NULL)
+        cudaGraphDestroy(graph);
+    if (device->error == cudaSuccess)
+        upload_facts(device);
 }
 
 qr_status cuda_step_end(qr_device *base, qr_error *err)
 {
     cuda_device *device = cuda_of(base);
+    cuda_step *step = &device->step;
+    if (step->mode == CUDA_MODE_RECORD)
+        end_recording(device);
+    if (step->mode != CUDA_MODE_EAGER && device->error == cudaSuccess) {
+        cuda_draws_upload(device, 0, device->draws.count);
+        cuda_check(device, cudaGraphLaunch(step->graphs[step->bucket], device->stream), "step");
+        cuda_draws_logits(device, step->graph_logits[step->bucket]);
+    }
+    step->mode = CUDA_MODE_EAGER;
     cuda_check(device, cudaStreamSynchronize(device->stream), "step");
     if (device->error == cudaSuccess)
         return QR_OK;
