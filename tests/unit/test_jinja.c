@@ -244,7 +244,8 @@ static void filters_and_tests_work(void **state)
         {"{{ 3 is odd }}{{ 4 is divisibleby 2 }}{{ s is string }}{{ d is mapping }}{{ lst is sequence }}{{ 1 "
          "is sameas 1 }}",
          "TrueTrueTrueTrueTrueTrue"},
-        {"{{ ('a<b'|safe).replace('b', true) }}{{ '{:04}|{:<3}|'.format('x', 'y') }}", "a<Truex000|y  |"},
+        {"{{ ('a<b'|safe).replace('b', true) }}{{ '{:04}|{:<3}|{:3}|{}'.format('x', 'y', true, true) }}",
+         "a<Truex000|y  |  1|True"},
         {"{{ strftime_now('%d %B %Y %H:%M') }}", "26 July 2024 12:05"},
     };
     static const example failures[] = {
