@@ -73,8 +73,8 @@ static void convert_chunk(void *arg, int64_t chunk, int worker)
         convert_row(job, row);
 }
 
-/* Values that one thread converts in less time than it takes to share them out. */
-enum { CONVERT_CHUNK = 16384 };
+/* Values that one thread converts in the time that it takes to share them out. */
+enum { CONVERT_CHUNK = 4096 };
 
 static cpu_rows convert(cpu_device *device, cpu_form form, qr_tensor x, void *scratch)
 {
@@ -133,7 +133,8 @@ static double panel_cost_ns(const linear_part *part, int64_t rows)
  * panels alone are too few. */
 static void cut_chunks(linear_job *job, double total_ns, int threads)
 {
-    int64_t group = QR_MIN(CPU_PANEL_GROUP, QR_MAX(job->panels / threads, 1));
+    int64_t group =
+        QR_MIN(cpu_panel_group((cpu_layout)job->part[0].weight->layout), QR_MAX(job->panels / threads, 1));
     double share = QR_MAX(total_ns / (threads * 16), 1000) / total_ns;
     job->panels_per_chunk = QR_ROUND_UP((int64_t)(share * (double)job->panels) + 1, group);
     int64_t chunks = (job->panels + job->panels_per_chunk - 1) / job->panels_per_chunk;
@@ -309,7 +310,7 @@ static void swiglu_chunk(void *arg, int64_t permit, int worker)
     int64_t end = QR_MIN(first + job->panels_per_chunk, job->panels);
     cpu_tile whole = chunk_tile(job, job->part, chunk, first, end), tile = whole;
     int64_t rows = QR_MIN(whole.rows, SWIGLU_ROWS);
-    int64_t panels = SWIGLU_VALUES / CPU_PANEL / rows / CPU_PANEL_GROUP * CPU_PANEL_GROUP;
+    int64_t panels = SWIGLU_VALUES / CPU_PANEL / rows / 4 * 4;
     for (int64_t panel = 0; panel < whole.panels; panel += panels) {
         tile.panel0 = whole.panel0 + panel;
         tile.panels = QR_MIN(panels, whole.panels - panel);

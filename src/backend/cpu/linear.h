@@ -108,12 +108,14 @@ typedef void (*cpu_tile_kernel)(const cpu_tile *tile);
 /* Rows are cut into tiles of nearly equal size, at most `most`: 8 rows are 4 + 4, not 6 + 2. */
 static inline int64_t cpu_tile_rows(int64_t left, int64_t most)
 {
+    if (left <= most)
+        return left; /* a division costs as much as a block */
     int64_t tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
-/* Panels that a kernel works on side by side: chunks are multiples of it. */
-enum { CPU_PANEL_GROUP = 4 };
+/* Panels that a kernel works on side by side at most: chunks are multiples of it. */
+static inline int64_t cpu_panel_group(cpu_layout layout) { return layout >= CPU_LAYOUT_Q8_0 ? 2 : 4; }
 
 typedef struct cpu_linear_kernels {
     const char *name;

@@ -266,7 +266,8 @@ CPU_INLINE void sub_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, 
 
 CPU_INLINE void unit_q4_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int wide)
 {
-    for (int64_t sub = 0; sub < 8; sub += 2) {
+    CPU_ROLLED for (int64_t sub = 0; sub < 8; sub += 2)
+    {
         sub_q4_k(sum, at, w, b, sub, 0, rows, wide);
         cpu_fetch_ahead(&at->ahead);
         sub_q4_k(sum, at, w, b, sub + 1, 1, rows, wide);
@@ -316,7 +317,8 @@ CPU_INLINE void half_q6_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b,
 
 CPU_INLINE void unit_q6_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int wide)
 {
-    for (int64_t sub = 0; sub < 16; sub += 2) {
+    CPU_ROLLED for (int64_t sub = 0; sub < 16; sub += 2)
+    {
         half_q6_k(sum, at, w, b, sub, 0, rows, wide);
         half_q6_k(sum, at, w, b, sub + 1, 1, rows, wide);
         cpu_fetch_ahead(&at->ahead);
@@ -356,7 +358,7 @@ CPU_INLINE tile_at tile_begin(const cpu_tile *t, int64_t row, int64_t panel, int
         CPU_EACH(m, rows)                                                                                   \
         CPU_EACH(h, wide)                                                                                   \
         sum[m][h] = _mm256_setzero_ps();                                                                    \
-        for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes))             \
+        CPU_ROLLED for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes))  \
             unit_##layout(sum, &at, w, b, rows, wide);                                                      \
         CPU_EACH(m, rows)                                                                                   \
         CPU_EACH(h, wide)                                                                                   \

@@ -245,7 +245,8 @@ CPU_INLINE void sub_q4_k(tile_sum sum, const tile_at *at, int64_t w, int64_t b, 
 
 CPU_INLINE void unit_q4_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
-    for (int64_t sub = 0; sub < 8; sub += 2) {
+    CPU_ROLLED for (int64_t sub = 0; sub < 8; sub += 2)
+    {
         sub_q4_k(sum, at, w, b, sub, 0, rows, panels);
         cpu_fetch_ahead(&at->ahead);
         sub_q4_k(sum, at, w, b, sub + 1, 1, rows, panels);
@@ -279,7 +280,8 @@ CPU_INLINE void half_q6_k(tile_sum sum, tile_dot dot, const tile_at *at, int64_t
 CPU_INLINE void unit_q6_k(tile_sum sum, tile_at *at, int64_t w, int64_t b, const int rows, const int panels)
 {
     tile_dot dot;
-    for (int64_t sub = 0; sub < 16; sub += 2) {
+    CPU_ROLLED for (int64_t sub = 0; sub < 16; sub += 2)
+    {
         CPU_EACH(m, rows)
         CPU_EACH(v, panels)
         dot[m][v] = _mm512_set1_epi32(aux_of(at, m, b + sub / 2)->c32);
@@ -343,35 +345,36 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel, const ti
         }                                                                                       \
     }
 
-#define TILE_KERNEL(layout, unit_k, unit_bytes, stream_rows)                                         \
-    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead,    \
-                                  const int rows, const int panels)                                  \
-    {                                                                                                \
-        tile_at at = tile_begin(t, row, panel, ahead, rows, panels);                                 \
-        tile_sum sum;                                                                                \
-        CPU_EACH(m, rows)                                                                            \
-        CPU_EACH(v, panels)                                                                          \
-        sum[m][v] = _mm512_setzero_ps();                                                             \
-        for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes)) {    \
-            unit_##layout(sum, &at, w, b, rows, panels);                                             \
-        }                                                                                            \
-        tile_end(t, row, panel, sum, rows, panels);                                                  \
-    }                                                                                                \
-    TILE_ROWS(layout, pair, 2)                                                                       \
-    TILE_ROWS(layout, single, 1)                                                                     \
-    static void kernel_##layout(const cpu_tile *t)                                                   \
-    {                                                                                                \
-        int64_t end = t->panel0 + t->panels;                                                         \
-        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                                \
-            n = t->rows <= (stream_rows) ? 1 : QR_MIN(2, end - panel);                               \
-            cpu_ahead ahead = cpu_ahead_of(t, panel + n, t->rows <= (stream_rows) ? 0 : n, ROWS_MAX, \
-                                           t->w.units * ((unit_k) / CPU_BLOCK));                     \
-            for (int64_t row = 0, rows; row < t->rows; row += rows) {                                \
-                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                       \
-                (n == 2 ? pair_##layout : single_##layout)(t, row, panel, ahead, rows);              \
-                ahead.next += ahead.step * ahead.calls;                                              \
-            }                                                                                        \
-        }                                                                                            \
+#define TILE_KERNEL(layout, unit_k, unit_bytes, stream_rows)                                               \
+    CPU_INLINE void tile_##layout(const cpu_tile *t, int64_t row, int64_t panel, cpu_ahead ahead,          \
+                                  const int rows, const int panels)                                        \
+    {                                                                                                      \
+        tile_at at = tile_begin(t, row, panel, ahead, rows, panels);                                       \
+        tile_sum sum;                                                                                      \
+        CPU_EACH(m, rows)                                                                                  \
+        CPU_EACH(v, panels)                                                                                \
+        sum[m][v] = _mm512_setzero_ps();                                                                   \
+        CPU_ROLLED for (int64_t b = 0, w = 0; b < at.blocks; b += (unit_k) / CPU_BLOCK, w += (unit_bytes)) \
+        {                                                                                                  \
+            unit_##layout(sum, &at, w, b, rows, panels);                                                   \
+        }                                                                                                  \
+        tile_end(t, row, panel, sum, rows, panels);                                                        \
+    }                                                                                                      \
+    TILE_ROWS(layout, pair, 2)                                                                             \
+    TILE_ROWS(layout, single, 1)                                                                           \
+    static void kernel_##layout(const cpu_tile *t)                                                         \
+    {                                                                                                      \
+        int64_t end = t->panel0 + t->panels;                                                               \
+        for (int64_t panel = t->panel0, n; panel < end; panel += n) {                                      \
+            n = t->rows <= (stream_rows) ? 1 : QR_MIN(2, end - panel);                                     \
+            cpu_ahead ahead = cpu_ahead_of(t, panel + n, t->rows <= (stream_rows) ? 0 : n, ROWS_MAX,       \
+                                           t->w.units * ((unit_k) / CPU_BLOCK));                           \
+            for (int64_t row = 0, rows; row < t->rows; row += rows) {                                      \
+                rows = cpu_tile_rows(t->rows - row, ROWS_MAX);                                             \
+                (n == 2 ? pair_##layout : single_##layout)(t, row, panel, ahead, rows);                    \
+                ahead.next += ahead.step * ahead.calls;                                                    \
+            }                                                                                              \
+        }                                                                                                  \
     }
 
 TILE_KERNEL(q8_0, 64, 1088, 3)
@@ -382,22 +385,80 @@ TILE_KERNEL(q6_k, 256, 3392, 1)
 
 /* ---- Activations ---- */
 
+/* The largest magnitudes of two blocks, a and b, over the four 128-bit lanes: a, a, b, b. */
+CPU_INLINE __m512 two_tops(const __m512 v[4])
+{
+    __m512 a = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
+    __m512 b = _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]));
+    __m512 top = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0xb1));
+    top = _mm512_max_ps(top, _mm512_permute_ps(top, 0x4e));
+    return _mm512_max_ps(top, _mm512_permute_ps(top, 0xb1));
+}
+
+/* a / 127, b / 127, 127 / a, 127 / b in one division; 127 / 0 is 0. */
+CPU_INLINE __m128 two_scales(__m512 tops)
+{
+    __m128 both = _mm_unpacklo_ps(_mm512_castps512_ps128(tops), _mm512_extractf32x4_ps(tops, 2));
+    __m128 by = _mm_set1_ps(127);
+    __m128 top = _mm_movelh_ps(both, by), bottom = _mm_movelh_ps(by, both);
+    return _mm_maskz_div_ps(_mm_cmp_ps_mask(bottom, _mm_setzero_ps(), _CMP_NEQ_UQ), top, bottom);
+}
+
+CPU_INLINE __m512 spread2(__m128 scales, const int a, const int b)
+{
+    __m512i at = _mm512_inserti64x4(_mm512_set1_epi32(a), _mm256_set1_epi32(b), 1);
+    return _mm512_permutexvar_ps(at, _mm512_castps128_ps512(scales));
+}
+
+/* Two blocks at once, 64 values: a division, and the sums of q, are then shared. */
+CPU_INLINE void quantize_two(const float *x, uint8_t *q, cpu_block *aux)
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512 v[4];
+    __m512i n[4];
+    CPU_EACH(i, 4)
+    v[i] = _mm512_loadu_ps(x + 16 * i);
+    __m128 scales = two_scales(two_tops(v));
+    __m512 d = spread2(scales, 0, 1), inverse = spread2(scales, 2, 3);
+    __m512 inverse_a = _mm512_shuffle_f32x4(inverse, inverse, 0x00);
+    __m512 inverse_b = _mm512_shuffle_f32x4(inverse, inverse, 0xff);
+    CPU_EACH(i, 4)
+    n[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], i < 2 ? inverse_a : inverse_b));
+    __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    bytes = _mm512_permutexvar_epi32(order, bytes);
+    _mm512_storeu_si512(q, bytes);
+
+    /* Lanes: the sums of the first and the second half of a, then of b. */
+    __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, 0x4e));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, 0xb1));
+    __m512i first = _mm512_shuffle_i32x4(sums, sums, 0xa0);
+    __m512i sum = _mm512_add_epi32(first, _mm512_shuffle_i32x4(sums, sums, 0xf5)),
+            zero = _mm512_setzero_si512();
+    __m512i block = _mm512_castps_si512(d);
+    block =
+        _mm512_mask_mov_epi32(block, 0x2222, _mm512_castps_si512(_mm512_mul_ps(d, _mm512_cvtepi32_ps(sum))));
+    block = _mm512_mask_sub_epi32(block, 0x4444, zero, _mm512_slli_epi32(sum, 7));
+    block = _mm512_mask_sub_epi32(block, 0x8888, zero, _mm512_slli_epi32(first, 5));
+    _mm_storeu_si128((__m128i *)aux, _mm512_castsi512_si128(block));
+    _mm_storeu_si128((__m128i *)(aux + 1), _mm512_extracti32x4_epi32(block, 2));
+}
+
 static void quantize(const float *x, int64_t cols, uint8_t *record)
 {
     cpu_block *aux = (cpu_block *)(record + cpu_record_blocks(cols));
-    for (int64_t b = 0; b < cols / CPU_BLOCK; b++, x += CPU_BLOCK) {
-        __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
-        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        __m512 inverse = _mm512_set1_ps(top > 0 ? 127.0f / top : 0);
-        /* At least -127: what is not a number converts to INT_MIN, and the sums below would overflow. */
-        __m512i ql = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), _mm512_set1_epi32(-127));
-        __m512i qh = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)), _mm512_set1_epi32(-127));
-        _mm_store_si128((__m128i *)(record + b * CPU_BLOCK), _mm512_cvtsepi32_epi8(ql));
-        _mm_store_si128((__m128i *)(record + b * CPU_BLOCK + 16), _mm512_cvtsepi32_epi8(qh));
-        int first = _mm512_reduce_add_epi32(ql), sum = first + _mm512_reduce_add_epi32(qh);
-        float d = top / 127.0f;
-        aux[b] = (cpu_block){
-            .d = d, .ds = d * (float)sum, .c128 = cpu_times(-128, sum), .c32 = cpu_times(-32, first)};
+    int64_t k = 0;
+    for (; k + 64 <= cols; k += 64)
+        quantize_two(x + k, record + k, aux + k / CPU_BLOCK);
+    if (k < cols) { /* one block is left */
+        float last[64] = {0};
+        uint8_t q[64];
+        cpu_block two[2];
+        memcpy(last, x + k, CPU_BLOCK * sizeof *x);
+        quantize_two(last, q, two);
+        memcpy(record + k, q, CPU_BLOCK);
+        aux[k / CPU_BLOCK] = two[0];
     }
 }
 

@@ -72,7 +72,8 @@ CPU_INLINE void unit_bf16(__m256 sum[ROWS_MAX][2], const tile_at *at, int64_t b,
             at.x[m] = t->x->data + (t->row0 + row + m) * t->x->row_bytes;                                   \
             sum[m][0] = sum[m][1] = _mm256_setzero_ps();                                                    \
         }                                                                                                   \
-        for (int64_t b = 0; b < t->w.units; b++) {                                                          \
+        CPU_ROLLED for (int64_t b = 0; b < t->w.units; b++)                                                 \
+        {                                                                                                   \
             unit_##layout(sum, &at, b, t->x->cols, rows);                                                   \
             if (b % FETCH_UNITS == FETCH_UNITS - 1)                                                         \
                 cpu_fetch_ahead(&ahead);                                                                    \

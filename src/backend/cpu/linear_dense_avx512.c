@@ -137,7 +137,8 @@ CPU_INLINE void tile_end(const cpu_tile *t, int64_t row, int64_t panel,
         CPU_EACH(m, rows)                                                                          \
         CPU_EACH(v, panels)                                                                        \
         sum[m][v] = _mm512_setzero_ps();                                                           \
-        for (int64_t b = 0; b < t->w.units; b++) {                                                 \
+        CPU_ROLLED for (int64_t b = 0; b < t->w.units; b++)                                        \
+        {                                                                                          \
             block_##layout(sum, &at, b, t->x->cols, rows, panels);                                 \
             if (b % FETCH_UNITS == FETCH_UNITS - 1)                                                \
                 cpu_fetch_ahead(&ahead);                                                           \

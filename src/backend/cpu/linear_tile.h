@@ -22,15 +22,16 @@ typedef struct cpu_ahead {
     int64_t calls; /* in a tile */
 } cpu_ahead;
 
-/* For `panels` panels from `panel` on, as far as the tile has them, in tiles of up to rows_max rows that make `calls`
- * calls. */
+/* For `panels` panels from `panel` on, in tiles of up to rows_max rows that make `calls` calls. It may run past the tile:
+ * a thread's next chunk follows the one it has. */
 static inline cpu_ahead cpu_ahead_of(const cpu_tile *t, int64_t panel, int64_t panels, int64_t rows_max,
                                      int64_t calls)
 {
     cpu_ahead ahead = {.next = t->w.data + (size_t)panel * t->w.panel_bytes, .calls = QR_MAX(calls, 1)};
-    panels = QR_MIN(panels, t->panel0 + t->panels - panel);
+    panels = QR_MIN(panels, cpu_panel_count(t->w.rows) - panel);
     if (panels > 0) {
-        int64_t all = (t->rows + rows_max - 1) / rows_max * ahead.calls;
+        int64_t tiles = t->rows <= rows_max ? 1 : (t->rows + rows_max - 1) / rows_max,
+                all = tiles * ahead.calls;
         int64_t lines = panels * (int64_t)t->w.panel_bytes / 64;
         ahead.step = (lines + all - 1) / all * 64;
     }

@@ -9,13 +9,17 @@
 
 #ifdef __clang__
 #define CPU_UNROLL _Pragma("clang loop unroll(full)")
+#define CPU_ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define CPU_UNROLL _Pragma("GCC unroll 16")
+#define CPU_ROLLED _Pragma("GCC unroll 1")
 #endif
 
 /* The vector as it is now: integer sums may be taken in any order, and the compiler would make trees of our chains that
  * want more registers than there are. */
 #define CPU_KEEP(vector) __asm__("" : "+x"(vector))
+
+/* CPU_ROLLED before a loop: its body is long enough; clang would unroll it and compile for minutes. */
 
 /* for (i = 0; i < count; i++), unrolled; count is a constant after inlining. */
 #define CPU_EACH(i, count) CPU_UNROLL for (int i = 0; i < (count); i++)
