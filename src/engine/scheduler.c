@@ -4,12 +4,18 @@
 #include "base/mem.h"
 
 /* Long prompts that a plan looks past in search of short ones. */
-#define LOOKAHEAD_MAX 32
+#define LOOKAHEAD_MAX      32
+
+/* Rows of prompts in a step that others share: enough for the kernels' full speed; more would only make every one
+ * of a burst wait longer for its first token, and every decode for its next. */
+#define SHARED_PROMPT_ROWS 256
 
 typedef struct plan_state {
     qr_plan *plan;
-    int32_t budget; /* rows left */
-    bool fair;      /* the first pass over prompts: short ones before a second long one */
+    int32_t budget;        /* rows left */
+    int32_t prompt_budget; /* of them for prompts */
+    int32_t prompt_most;   /* what prompt_budget began with */
+    bool fair;             /* the first pass over prompts: short ones before a second long one */
     bool long_taken;
     int32_t promised; /* blocks that running sequences still need for tokens they have */
 } plan_state;
@@ -206,6 +212,24 @@ static int32_t grant(qr_scheduler *s, plan_state *p, qr_sequence *seq, int64_t w
     return (int32_t)want;
 }
 
+static int32_t grant_prompt(qr_scheduler *s, plan_state *p, qr_sequence *seq, int64_t want)
+{
+    int32_t granted = grant(s, p, seq, QR_MIN(want, p->prompt_budget));
+    p->prompt_budget -= granted;
+    return granted;
+}
+
+/* A prompt alone may take the whole step. */
+static void divide_budget(qr_scheduler *s, plan_state *p)
+{
+    int32_t prompts = s->waiting_count, most = s->options.max_num_batched_tokens;
+    for (int32_t i = 0; i < s->running_count; i++)
+        prompts += s->running[i]->plan_item < 0;
+    if (prompts > 1 || p->plan->item_count > 0)
+        most = QR_MIN(most, QR_MAX(most / 2, SHARED_PROMPT_ROWS));
+    p->prompt_budget = p->prompt_most = most;
+}
+
 static void plan_decodes(qr_scheduler *s, plan_state *p)
 {
     bool prefilling = false;
@@ -225,7 +249,7 @@ static int64_t prompt_share(const qr_scheduler *s, plan_state *p, const qr_seque
     if (item != NULL && item->samples) /* the next row's token comes out of this step */
         return 0;
     int64_t left = qr_sequence_rows_left(seq);
-    int64_t threshold = QR_MAX(1, s->options.max_num_batched_tokens / 2);
+    int64_t threshold = QR_MAX(1, p->prompt_most / 2);
     if (s->options.long_prefill_token_threshold > 0) { /* stated: it binds whoever waits */
         int64_t taken = item != NULL ? item->count : 0;
         return QR_MIN(left, QR_MAX(0, s->options.long_prefill_token_threshold - taken));
@@ -351,7 +375,7 @@ static admission admit(qr_scheduler *s, plan_state *p, qr_sequence *seq)
     }
     waiting_remove(s, seq);
     running_insert(s, seq);
-    int32_t granted = grant(s, p, seq, want);
+    int32_t granted = grant_prompt(s, p, seq, want);
     QR_ASSERT(granted > 0);
     p->promised = promised_blocks(s);
     return ADMITTED;
@@ -361,7 +385,8 @@ static void plan_admissions(qr_scheduler *s, plan_state *p)
 {
     int skipped = 0;
     p->promised = promised_blocks(s);
-    for (qr_list *node = s->waiting.next; node != &s->waiting && p->budget > 0 && skipped < LOOKAHEAD_MAX;) {
+    for (qr_list *node = s->waiting.next;
+         node != &s->waiting && QR_MIN(p->budget, p->prompt_budget) > 0 && skipped < LOOKAHEAD_MAX;) {
         qr_list *before = node->prev; /* stays: it was skipped */
         admission result = admit(s, p, QR_LIST_ITEM(node, qr_sequence, node));
         if (result == FULL)
@@ -392,12 +417,13 @@ const qr_plan *qr_scheduler_plan(qr_scheduler *s, qr_arena *arena)
     s->plans++;
     plan_state p = {.plan = plan, .budget = s->options.max_num_batched_tokens};
     plan_decodes(s, &p);
+    divide_budget(s, &p);
     for (int pass = 0; pass < 2; pass++) {
         p.fair = pass == 0;
         p.long_taken = false;
-        for (int32_t i = 0; i < s->running_count && p.budget > 0; i++)
+        for (int32_t i = 0; i < s->running_count && QR_MIN(p.budget, p.prompt_budget) > 0; i++)
             if (!p.fair || qr_sequence_rows_left(s->running[i]) > 1)
-                grant(s, &p, s->running[i], prompt_share(s, &p, s->running[i]));
+                grant_prompt(s, &p, s->running[i], prompt_share(s, &p, s->running[i]));
         plan_admissions(s, &p);
     }
     plan_end(plan);

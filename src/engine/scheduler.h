@@ -3,8 +3,9 @@
  * A step has one token budget. A plan spends it in this order:
  *   1. every running sequence that lacks one row (a decode), best first;
  *   2. prompts, best first, each finished before the next begins, so that a burst's first tokens come one after
- *      the other. While several are there one prompt longer than the threshold (default: half the budget) takes
- *      at most that much, and other long ones wait for what is left after the short ones;
+ *      the other. A prompt alone may take all of it; with company prompts take half together (but not less than
+ *      256 rows). One longer than the threshold (default: half of that) takes at most so much, and other long
+ *      ones wait for what is left after the short ones;
  *   3. what is left goes to the long ones after all.
  * "Better" is the lower (priority, arrival, sample); without priority scheduling (arrival, sample).
  *
