@@ -9,6 +9,7 @@ enum {
     SHORT_MAX = 16,            /* bytes of a word in the first cache */
     SHORT_SLOTS_MIN = 1 << 12, /* slots of 32 bytes */
     SHORT_SLOTS_MAX = 1 << 18,
+    MANY_IDS = 255, /* a slot's count: its ids stand in many_ids, from ids[0] on, ids[1] of them */
     WORD_BATCH = 64,
     LONG_SLOTS = 1 << 15,
     LONG_MAX = 512,         /* longer words are not worth keeping */
@@ -47,6 +48,7 @@ void qr_encoder_free(qr_encoder *encoder)
     QR_VEC_RELEASE(&encoder->ids);
     QR_VEC_RELEASE(&encoder->second_ids);
     QR_VEC_RELEASE(&encoder->long_ids);
+    QR_VEC_RELEASE(&encoder->many_ids);
     qr_buf_release(&encoder->long_keys);
     qr_match_data_free(encoder->match);
     qr_free(encoder->words);
@@ -174,7 +176,8 @@ static void grow_words(qr_encoder *encoder)
     size_t old_slots = encoder->word_mask + 1;
     if (old_slots == SHORT_SLOTS_MAX) {
         memset(encoder->words, 0, old_slots * sizeof(*encoder->words));
-        encoder->word_count = 0;
+        encoder->word_count = 1; /* the one that is coming */
+        encoder->many_ids.count = 0;
         return;
     }
     qr_word_slot *old = encoder->words;
@@ -195,25 +198,26 @@ static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const
                                                       const word_key *key, qr_ids *ids, qr_error *err)
 {
     size_t before = ids->count;
-    uint64_t hash = key->hash | 1;
-    if (key->len > 4 && long_find(encoder, word, key->len, hash, ids))
-        return QR_OK;
     qr_status status = model_word(encoder, word, key->len, ids, err);
     size_t count = ids->count - before;
     if (status != QR_OK)
         return status;
-    if (count > QR_COUNT_OF(((qr_word_slot *)0)->ids)) {
-        if (key->len > 4)
-            long_keep(encoder, word, key->len, hash, ids->data + before, count);
-        return QR_OK;
-    }
     if (++encoder->word_count * 4 > (encoder->word_mask + 1) * 3)
         grow_words(encoder);
     qr_word_slot *slot = find_slot(encoder, key);
     *slot =
         (qr_word_slot){.low = key->low, .high = key->high, .len = (uint8_t)key->len, .count = (uint8_t)count};
-    for (size_t i = 0; i < count; i++)
-        slot->ids[i] = ids->data[before + i];
+    if (count <= QR_COUNT_OF(slot->ids)) {
+        for (size_t i = 0; i < count; i++)
+            slot->ids[i] = ids->data[before + i];
+        return QR_OK;
+    }
+    slot->count = MANY_IDS;
+    slot->ids[0] = (int32_t)encoder->many_ids.count;
+    slot->ids[1] = (int32_t)count;
+    QR_VEC_RESERVE(&encoder->many_ids, encoder->many_ids.count + count);
+    memcpy(encoder->many_ids.data + encoder->many_ids.count, ids->data + before, count * sizeof(int32_t));
+    encoder->many_ids.count += count;
     return QR_OK;
 }
 
@@ -223,6 +227,13 @@ static inline qr_status short_word(qr_encoder *encoder, const uint8_t *word, con
     const qr_word_slot *slot = find_slot(encoder, key);
     if (slot->len == 0)
         return short_miss(encoder, word, key, ids, err);
+    if (slot->count == MANY_IDS) {
+        QR_VEC_RESERVE(ids, ids->count + (size_t)slot->ids[1]);
+        memcpy(ids->data + ids->count, encoder->many_ids.data + slot->ids[0],
+               (size_t)slot->ids[1] * sizeof(int32_t));
+        ids->count += (size_t)slot->ids[1];
+        return QR_OK;
+    }
     QR_VEC_RESERVE(ids, ids->count + 3);
     memcpy(ids->data + ids->count, slot->ids, sizeof(slot->ids));
     ids->count += slot->count;

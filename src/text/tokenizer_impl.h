@@ -409,6 +409,7 @@ struct qr_encoder {
 
     qr_word_slot *words;     /* ids of short words: open addressing, grown up to a bound, then begun anew */
     size_t word_mask, word_count;
+    qr_ids many_ids;         /* of short words that have more than fit a slot */
     qr_long_slot *longs;
     qr_buf long_keys;
     qr_ids long_ids;
