@@ -29,27 +29,27 @@
 extern "C" {
 #endif
 
-#define QR_API __attribute__((visibility("default")))
+#define QR_API     __attribute__((visibility("default")))
 #define QR_VERSION "0.1.0"
 
 /* ---- Status ---------------------------------------------------------------------------------------- */
 
 /*      name               code  HTTP  text */
-#define QR_STATUS_MAP(X)                                              \
-    X(OK,                  0,    200,  "ok")                          \
-    X(INVALID_ARGUMENT,    1,    400,  "invalid argument")            \
-    X(NOT_FOUND,           2,    404,  "not found")                   \
-    X(IO_ERROR,            3,    500,  "input/output error")          \
-    X(BAD_FILE,            4,    500,  "malformed file")              \
-    X(UNSUPPORTED,         5,    400,  "not supported")               \
-    X(LIMIT_EXCEEDED,      6,    400,  "limit exceeded")              \
-    X(OUT_OF_MEMORY,       7,    500,  "out of memory")               \
-    X(BUSY,                8,    429,  "too many requests")           \
-    X(CANCELLED,           9,    499,  "cancelled")                   \
-    X(DEVICE_FAILED,       10,   500,  "device failed")               \
-    X(CLOSED,              11,   503,  "shutting down")               \
-    X(NETWORK,             12,   502,  "network error")               \
-    X(DENIED,              13,   401,  "access denied")
+#define QR_STATUS_MAP(X)                            \
+    X(OK, 0, 200, "ok")                             \
+    X(INVALID_ARGUMENT, 1, 400, "invalid argument") \
+    X(NOT_FOUND, 2, 404, "not found")               \
+    X(IO_ERROR, 3, 500, "input/output error")       \
+    X(BAD_FILE, 4, 500, "malformed file")           \
+    X(UNSUPPORTED, 5, 400, "not supported")         \
+    X(LIMIT_EXCEEDED, 6, 400, "limit exceeded")     \
+    X(OUT_OF_MEMORY, 7, 500, "out of memory")       \
+    X(BUSY, 8, 429, "too many requests")            \
+    X(CANCELLED, 9, 499, "cancelled")               \
+    X(DEVICE_FAILED, 10, 500, "device failed")      \
+    X(CLOSED, 11, 503, "shutting down")             \
+    X(NETWORK, 12, 502, "network error")            \
+    X(DENIED, 13, 401, "access denied")
 
 typedef enum qr_status {
 #define X(name, code, http, text) QR_##name = code,
@@ -95,14 +95,16 @@ typedef struct qr_encode_options {
     size_t size;
     bool add_special_tokens; /* default true: BOS and so on, as the checkpoint's post-processor says */
     bool parse_special;      /* default true: spellings of special tokens become those tokens */
-    bool truncate_and_pad;   /* default false, as transformers does: what tokenizer.json says of truncation and padding */
+    bool
+        truncate_and_pad; /* default false, as transformers does: what tokenizer.json says of truncation and padding */
 } qr_encode_options;
 QR_API void qr_encode_options_init(qr_encode_options *options);
 
 /* *ids (qr_ids_free) holds *count ids. options may be NULL. Invalid UTF-8 becomes U+FFFD, except the byte
  * 0xFF, which splits and is dropped (design: text that spells a special token inside user content). */
 QR_API qr_status qr_tokenizer_encode(const qr_tokenizer *tokenizer, const char *text, size_t bytes,
-                                     const qr_encode_options *options, int32_t **ids, size_t *count, qr_error *err);
+                                     const qr_encode_options *options, int32_t **ids, size_t *count,
+                                     qr_error *err);
 QR_API void qr_ids_free(int32_t *ids);
 /* *text (qr_string_free) is NUL-terminated; ids out of range: QR_INVALID_ARGUMENT. */
 QR_API qr_status qr_tokenizer_decode(const qr_tokenizer *tokenizer, const int32_t *ids, size_t count,
@@ -149,7 +151,7 @@ QR_API void qr_model_close(qr_model *model);
 QR_API const qr_tokenizer *qr_model_tokenizer(const qr_model *model);
 /* For qr_tokenizer_set_chat_template before the first engine opens. */
 QR_API qr_tokenizer *qr_model_tokenizer_mutable(qr_model *model);
-QR_API int32_t qr_model_vocab_size(const qr_model *model);  /* rows of the output head */
+QR_API int32_t qr_model_vocab_size(const qr_model *model);     /* rows of the output head */
 QR_API int64_t qr_model_context_length(const qr_model *model); /* positions the checkpoint was made for */
 /* What generation_config.json says, as JSON (borrowed): "eos_token_id" as a list, "temperature", ... */
 QR_API const char *qr_model_generation_config(const qr_model *model);
@@ -162,8 +164,8 @@ struct qr_engine_options;
  * (tensors and bytes of each), config, tokenizer, memory plan (weights mapped and copied, KV bytes a token,
  * blocks that fit, scratch). engine_options may be NULL. *json is freed by qr_string_free.
  * QR_OUT_OF_MEMORY with the numbers when it cannot fit: then *json is filled all the same. */
-QR_API qr_status qr_model_inspect(const qr_model_options *options, const struct qr_engine_options *engine_options,
-                                  char **json, qr_error *err);
+QR_API qr_status qr_model_inspect(const qr_model_options *options,
+                                  const struct qr_engine_options *engine_options, char **json, qr_error *err);
 
 /* ---- Engine ---------------------------------------------------------------------------------------- */
 
@@ -174,25 +176,28 @@ typedef struct qr_engine_options {
     int64_t max_model_len;          /* 0: the checkpoint's context, shortened to what the KV memory holds */
     int32_t max_num_seqs;           /* running samples; 0: 256 */
     int32_t max_num_batched_tokens; /* token budget of one step; 0: what suits the device (CPU: 512) */
-    int32_t long_prefill_token_threshold; /* most prompt tokens of one request in a step; 0: budget / 2 while others wait */
-    int32_t block_size;             /* tokens in a KV block; 0: the backend's (CPU: 16) */
-    const char *kv_cache_dtype;     /* "auto" (default), "float32", "float16", "bfloat16" */
-    uint64_t kv_cache_memory_bytes; /* 0: a quarter of the memory available, at most what max_num_seqs full contexts need */
-    int32_t num_kv_blocks;          /* 0: from the bytes; else exactly this many (tests of preemption) */
-    bool enable_prefix_caching;     /* default true */
-    bool priority_scheduling;       /* default false: first come, first served; true: lower priority value first */
-    bool deterministic;             /* default true */
-    uint64_t seed;                  /* of requests without one; 0: from the system. Also of the prefix hash. */
-    int32_t max_logprobs;           /* default 20 */
-    int32_t max_waiting;            /* sequences (prompts x n) accepted and not yet scheduled; 0: 4096 */
-    uint64_t output_bytes_max;      /* memory that the outputs of all live requests may come to; 0: 1 GiB */
-    int32_t text_threads;           /* tokenise and template; 0: 1 */
+    int32_t
+        long_prefill_token_threshold; /* most prompt tokens of one request in a step; 0: budget / 2 while others wait */
+    int32_t block_size;               /* tokens in a KV block; 0: the backend's (CPU: 16) */
+    const char *kv_cache_dtype; /* "auto" (default), "float32", "float16", "bfloat16" */
+    uint64_t
+        kv_cache_memory_bytes; /* 0: a quarter of the memory available, at most what max_num_seqs full contexts need */
+    int32_t num_kv_blocks;      /* 0: from the bytes; else exactly this many (tests of preemption) */
+    bool enable_prefix_caching; /* default true */
+    bool priority_scheduling;  /* default false: first come, first served; true: lower priority value first */
+    bool deterministic;        /* default true */
+    uint64_t seed;             /* of requests without one; 0: from the system. Also of the prefix hash. */
+    int32_t max_logprobs;      /* default 20 */
+    int32_t max_waiting;       /* sequences (prompts x n) accepted and not yet scheduled; 0: 4096 */
+    uint64_t output_bytes_max; /* memory that the outputs of all live requests may come to; 0: 1 GiB */
+    int32_t text_threads;      /* tokenise and template; 0: 1 */
 } qr_engine_options;
 QR_API void qr_engine_options_init(qr_engine_options *options);
 
 /* Takes all memory it will need and starts the engine thread. Errors: QR_OUT_OF_MEMORY with the plan's
  * numbers, QR_INVALID_ARGUMENT. The model must outlive the engine. */
-QR_API qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_engine **out, qr_error *err);
+QR_API qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_engine **out,
+                                qr_error *err);
 /* Cancels what runs, waits for the engine thread, frees all. Requests must be released before, or after
  * from the same thread; pollers are closed before. */
 QR_API void qr_engine_close(qr_engine *engine);
@@ -211,28 +216,28 @@ typedef struct qr_logit_bias {
 /* vLLM's meanings and defaults. The arrays are copied by qr_request_submit. */
 typedef struct qr_sampling_params {
     size_t size;
-    int32_t n;                 /* samples; default 1 */
-    float temperature;         /* default 1; < 1e-5: greedy; otherwise at least 0.01 */
-    float top_p;               /* (0, 1]; default 1 */
-    int32_t top_k;             /* 0 or -1: off (default 0) */
-    float min_p;               /* [0, 1]; default 0 */
-    float repetition_penalty;  /* > 0; default 1; over prompt and output */
-    float presence_penalty;    /* [-2, 2]; default 0; over output */
-    float frequency_penalty;   /* [-2, 2]; default 0; over output */
+    int32_t n;                /* samples; default 1 */
+    float temperature;        /* default 1; < 1e-5: greedy; otherwise at least 0.01 */
+    float top_p;              /* (0, 1]; default 1 */
+    int32_t top_k;            /* 0 or -1: off (default 0) */
+    float min_p;              /* [0, 1]; default 0 */
+    float repetition_penalty; /* > 0; default 1; over prompt and output */
+    float presence_penalty;   /* [-2, 2]; default 0; over output */
+    float frequency_penalty;  /* [-2, 2]; default 0; over output */
     bool has_seed;
     uint64_t seed;
-    int64_t max_tokens;        /* default 16; 0 only with prompt_logprobs or echo; -1: the rest of the context */
-    int64_t min_tokens;        /* default 0 */
+    int64_t max_tokens; /* default 16; 0 only with prompt_logprobs or echo; -1: the rest of the context */
+    int64_t min_tokens; /* default 0 */
     bool ignore_eos;
-    const char *const *stop;   /* stop strings, UTF-8, not empty */
+    const char *const *stop; /* stop strings, UTF-8, not empty */
     size_t stop_count;
     bool include_stop_str_in_output;
     const int32_t *stop_token_ids;
     size_t stop_token_id_count;
-    int32_t logprobs;          /* -1 (default): none; 0: of the chosen token; k: and of the k best */
-    int32_t prompt_logprobs;   /* -1 (default): none */
-    bool detokenize;           /* default true */
-    bool skip_special_tokens;  /* default true */
+    int32_t logprobs;         /* -1 (default): none; 0: of the chosen token; k: and of the k best */
+    int32_t prompt_logprobs;  /* -1 (default): none */
+    bool detokenize;          /* default true */
+    bool skip_special_tokens; /* default true */
     const qr_logit_bias *logit_bias;
     size_t logit_bias_count;
     const int32_t *allowed_token_ids; /* count 0: all */
@@ -249,26 +254,26 @@ typedef struct qr_request qr_request;
 typedef struct qr_request_options {
     size_t size;
     /* The prompt: exactly one of these three. Copied. */
-    const char *text;          /* encoded by the text pool */
+    const char *text; /* encoded by the text pool */
     size_t text_bytes;
     const int32_t *token_ids;
     size_t token_count;
-    const char *chat_json;     /* what qr_template_render takes */
+    const char *chat_json; /* what qr_template_render takes */
     size_t chat_json_bytes;
 
-    bool add_special_tokens;   /* for text; default true (chat prompts never add: the template does) */
-    bool parse_special;        /* for text; default true */
+    bool add_special_tokens; /* for text; default true (chat prompts never add: the template does) */
+    bool parse_special;      /* for text; default true */
     qr_sampling_params sampling;
-    int32_t priority;          /* lower runs first, under priority scheduling */
-    const char *cache_salt;    /* separates prefix-cache entries; NULL: shared */
+    int32_t priority;       /* lower runs first, under priority scheduling */
+    const char *cache_salt; /* separates prefix-cache entries; NULL: shared */
     bool skip_reading_prefix_cache;
-    const char *request_id;    /* for the log; copied, at most 128 bytes; NULL: made */
+    const char *request_id; /* for the log; copied, at most 128 bytes; NULL: made */
     /* Tokens treated as already generated: limits, penalties, stops, random numbers and usage count
      * them; they are not emitted again. For resuming a stream elsewhere; needs n = 1. */
     const int32_t *output_prefix_ids;
     size_t output_prefix_count;
     int64_t truncate_prompt_tokens; /* 0: off; k: keep the last k prompt tokens; -1: max_model_len */
-    void *user;                /* comes back in events */
+    void *user;                     /* comes back in events */
 } qr_request_options;
 QR_API void qr_request_options_init(qr_request_options *options);
 
@@ -301,8 +306,8 @@ QR_API const char *qr_finish_name(qr_finish finish); /* "stop", "length", "abort
 
 typedef struct qr_logprob {
     int32_t token;
-    int32_t rank;   /* 1: the most likely */
-    float logprob;  /* natural logarithm, of the raw distribution (before temperature, penalties, masks) */
+    int32_t rank;  /* 1: the most likely */
+    float logprob; /* natural logarithm, of the raw distribution (before temperature, penalties, masks) */
 } qr_logprob;
 
 /* News of one sample. All pointers stay valid until qr_request_release. Text comes as whole UTF-8
@@ -313,16 +318,17 @@ typedef struct qr_event {
     qr_request *request;
     void *user;
     int32_t sample;
-    const int32_t *token_ids;   /* the new ones */
+    const int32_t *token_ids; /* the new ones */
     size_t token_count;
-    const char *text;           /* the new bytes */
+    const char *text; /* the new bytes */
     size_t text_bytes;
-    const qr_logprob *logprobs; /* new rows of (1 + logprobs) entries a token: the chosen one, then the best; NULL when not asked for */
+    const qr_logprob *
+        logprobs; /* new rows of (1 + logprobs) entries a token: the chosen one, then the best; NULL when not asked for */
     qr_finish finish;
-    int32_t stop_token;         /* the id that ended it when finish is STOP, else -1 */
-    int32_t stop_string;        /* index into sampling.stop, else -1 */
-    qr_status status;           /* of QR_FINISH_ERROR */
-    const char *message;        /* of QR_FINISH_ERROR; else NULL */
+    int32_t stop_token;  /* the id that ended it when finish is STOP, else -1 */
+    int32_t stop_string; /* index into sampling.stop, else -1 */
+    qr_status status;    /* of QR_FINISH_ERROR */
+    const char *message; /* of QR_FINISH_ERROR; else NULL */
 } qr_event;
 
 /* Takes up to `events_max` events; returns how many. Clears the eventfd when nothing is left. Reader's
@@ -344,11 +350,12 @@ QR_API qr_sample_view qr_request_sample(const qr_request *request, int32_t sampl
 /* Facts of a request; valid from its first event on. */
 typedef struct qr_request_facts {
     const char *id;
-    uint64_t seed;                  /* the effective one */
+    uint64_t seed; /* the effective one */
     const int32_t *prompt_ids;
     size_t prompt_count;
-    size_t cached_count;            /* prompt tokens read from the prefix cache */
-    const qr_logprob *prompt_logprobs; /* prompt_count rows (row 0 is empty: token -1) of columns entries, or NULL */
+    size_t cached_count; /* prompt tokens read from the prefix cache */
+    const qr_logprob
+        *prompt_logprobs; /* prompt_count rows (row 0 is empty: token -1) of columns entries, or NULL */
     size_t prompt_logprob_columns;
     uint64_t queued_ns, scheduled_ns, first_token_ns, finished_ns; /* monotonic; 0: not yet */
 } qr_request_facts;
@@ -362,18 +369,18 @@ QR_API qr_status qr_score(qr_engine *engine, const int32_t *ids, size_t count, f
 
 typedef struct qr_engine_stats {
     size_t size;
-    uint64_t steps;               /* completed */
-    uint64_t last_progress_ns;    /* monotonic: end of the last step, or now while idle */
-    bool healthy;                 /* false: a failed device, or work and no step for 30 s */
+    uint64_t steps;            /* completed */
+    uint64_t last_progress_ns; /* monotonic: end of the last step, or now while idle */
+    bool healthy;              /* false: a failed device, or work and no step for 30 s */
     bool draining;
-    int32_t running, waiting;     /* samples */
-    double kv_usage;              /* 0..1 */
+    int32_t running, waiting; /* samples */
+    double kv_usage;          /* 0..1 */
     int64_t kv_blocks, kv_blocks_free;
     int32_t block_size;
     uint64_t prompt_tokens, generation_tokens, cached_tokens, preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens */
-    uint64_t step_ns_total;       /* time inside steps */
-    uint64_t bytes_moved_total;   /* weight and KV bytes that the steps had to read: for % of the read limit */
+    uint64_t step_ns_total;               /* time inside steps */
+    uint64_t bytes_moved_total; /* weight and KV bytes that the steps had to read: for % of the read limit */
     uint64_t flops_total;
     uint64_t engine_heap_allocations; /* by the engine thread since "ready": stays 0 */
 } qr_engine_stats;
@@ -381,9 +388,9 @@ QR_API void qr_engine_get_stats(const qr_engine *engine, qr_engine_stats *stats)
 
 typedef enum qr_metric_type { QR_METRIC_GAUGE, QR_METRIC_COUNTER, QR_METRIC_HISTOGRAM } qr_metric_type;
 typedef struct qr_metric {
-    const char *name;   /* "vllm:num_requests_running"; counters without the _total suffix */
+    const char *name; /* "vllm:num_requests_running"; counters without the _total suffix */
     const char *help;
-    const char *label;  /* extra label as key="value", or "" */
+    const char *label; /* extra label as key="value", or "" */
     qr_metric_type type;
     double value;            /* gauge, counter; histogram: sum */
     uint64_t count;          /* histogram */
@@ -419,16 +426,19 @@ typedef struct qr_output_parser_options {
     const char *chat_template; /* for "auto"; may be NULL */
     const char *tool_choice;   /* "auto" (default), "none" (calls stay content), "required", "named" */
     const char *tool_name;     /* of "named" */
-    bool constrained; /* the output was forced: "required": a JSON list of {"name", "parameters"}; "named": the
+    bool
+        constrained; /* the output was forced: "required": a JSON list of {"name", "parameters"}; "named": the
                        * arguments of tool_name alone */
-    bool reasoning_open;             /* the prompt ends inside <think> (see qr_output_parser_prompt_opens) */
-    const char *const *tool_names;   /* llama3_json and pythonic, which have no mark of their own, take only these */
-    size_t tool_name_count;          /* for calls; 0: any name */
-    size_t memory_bytes_max;         /* of text held back; 0: 1 MiB */
+    bool reasoning_open; /* the prompt ends inside <think> (see qr_output_parser_prompt_opens) */
+    const char *const
+        *tool_names;         /* llama3_json and pythonic, which have no mark of their own, take only these */
+    size_t tool_name_count;  /* for calls; 0: any name */
+    size_t memory_bytes_max; /* of text held back; 0: 1 MiB */
 } qr_output_parser_options;
 QR_API void qr_output_parser_options_init(qr_output_parser_options *options);
 /* Copies what it needs. Errors: QR_INVALID_ARGUMENT (an unknown style). */
-QR_API qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_output_parser **out, qr_error *err);
+QR_API qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_output_parser **out,
+                                      qr_error *err);
 QR_API void qr_output_parser_free(qr_output_parser *parser);
 /* Whether a prompt leaves a <think> block open for the answer to go on in. Any thread. */
 QR_API bool qr_output_parser_prompt_opens(const char *prompt, size_t bytes);
@@ -453,8 +463,8 @@ typedef struct qr_output_delta {
 QR_API qr_status qr_output_parser_push(qr_output_parser *parser, const char *text, size_t bytes,
                                        const qr_output_delta **deltas, size_t *count, qr_error *err);
 /* The end of the text: what was held back comes out; a call that was cut ends as far as it got. */
-QR_API qr_status qr_output_parser_finish(qr_output_parser *parser, const qr_output_delta **deltas, size_t *count,
-                                         qr_error *err);
+QR_API qr_status qr_output_parser_finish(qr_output_parser *parser, const qr_output_delta **deltas,
+                                         size_t *count, qr_error *err);
 QR_API int32_t qr_output_parser_tool_count(const qr_output_parser *parser); /* calls begun so far */
 
 /* ---- Hub, limits ----------------------------------------------------------------------------------- */

@@ -27,9 +27,10 @@ typedef struct qr_backend {
     void (*close)(qr_device *device);
     uint64_t (*memory_available)(const qr_device *device);
     int32_t block_size, batched_tokens;
-    qr_dtype activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
-    int32_t logit_rows;  /* rows of logits to hold at a time; 0: a few */
-    bool own_memory;     /* its memory serves nothing else: KV may take what is left */
+    qr_dtype
+        activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
+    int32_t logit_rows; /* rows of logits to hold at a time; 0: a few */
+    bool own_memory;    /* its memory serves nothing else: KV may take what is left */
 
     /* Threads of the host; NULL: there is only the caller. */
     int (*host_threads)(const qr_device *device);

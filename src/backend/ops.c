@@ -82,8 +82,7 @@ void qr_ops_begin(qr_ops *ops, const qr_batch *batch)
 {
     QR_ASSERT(batch->n_tokens > 0 && batch->n_seqs > 0 && ops->batch == NULL);
     if (ops->backend->step_batch != NULL)
-        batch = ops->backend->step_batch(ops->device, ops->planning ? NULL : ops->kv, batch,
-                                         ops->only_draws);
+        batch = ops->backend->step_batch(ops->device, ops->planning ? NULL : ops->kv, batch, ops->only_draws);
     ops->batch = batch;
     ops->used = 0;
     ops->bytes = ops->flops = 0;
@@ -133,11 +132,8 @@ static qr_tensor take_tensor(qr_ops *ops, int64_t rows, int64_t cols, qr_dtype d
     QR_ASSERT(rows >= 0 && cols > 0);
     size_t bytes = 0;
     QR_ASSERT(qr_size_mul((size_t)rows, (size_t)cols * qr_dtype_bytes(dtype), &bytes));
-    return (qr_tensor){.data = scratch_take(ops, bytes),
-                       .dtype = dtype,
-                       .rows = rows,
-                       .cols = cols,
-                       .row_stride = cols};
+    return (qr_tensor){
+        .data = scratch_take(ops, bytes), .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols};
 }
 
 qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols)

@@ -37,8 +37,8 @@ const char *qr_device_describe(
 uint64_t qr_device_memory_available(const qr_device *device);
 int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
 int32_t qr_device_batched_tokens(
-    const qr_device *device); /* a good token budget for a step: 512 on the CPU */
-bool qr_device_owns_memory(const qr_device *device); /* KV may take all that weights and scratch leave */
+    const qr_device *device);                          /* a good token budget for a step: 512 on the CPU */
+bool qr_device_owns_memory(const qr_device *device);   /* KV may take all that weights and scratch leave */
 int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 
 /* Work of the host beside the device's ops (sampling): task(arg, index, worker) for each index in [0, count), in any
@@ -163,8 +163,9 @@ bool qr_device_draws(const qr_device *device, int32_t vocab);
 void qr_ops_promise_draws(qr_ops *ops);
 /* Draws for rows [first, first + count) of the batch's logit rows, whose hidden states are x (x may have more rows:
  * what fills a batch up). Results are there after qr_ops_end, until the next qr_ops_begin. */
-void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first, int32_t count);
-int32_t qr_ops_drawn(const qr_ops *ops, int32_t row);              /* -1: no finite logit */
+void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first,
+                int32_t count);
+int32_t qr_ops_drawn(const qr_ops *ops, int32_t row);             /* -1: no finite logit */
 const float *qr_ops_drawn_logits(const qr_ops *ops, int32_t row); /* of rows with to_host */
 
 /* Logits in host memory, F32 [x.rows, head rows]; valid until the scratch is released. Waits for the device. */

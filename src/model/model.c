@@ -249,11 +249,12 @@ const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int
     return qr_op_logits(ops, rows_from(hidden, first, count), net->head);
 }
 
-void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first, int32_t count,
-                 bool last)
+void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first,
+                 int32_t count, bool last)
 {
     QR_ASSERT(first >= 0 && count > 0 && first + count <= hidden.rows);
-    qr_op_draw(ops, rows_from(hidden, first, last ? hidden.rows - first : count), net->head, draws, first, count);
+    qr_op_draw(ops, rows_from(hidden, first, last ? hidden.rows - first : count), net->head, draws, first,
+               count);
 }
 
 static size_t plan_step(const qr_net *net, qr_ops *ops, const qr_batch *batch, int32_t logit_rows)

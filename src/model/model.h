@@ -78,7 +78,7 @@ qr_tensor qr_net_forward(const qr_net *net, qr_ops *ops);
 const float *qr_net_logits(const qr_net *net, qr_ops *ops, qr_tensor hidden, int32_t first, int32_t count);
 /* Draws tokens for the same rows on the device (qr_op_draw); `last`: no rows of the batch follow, so that the rows that
  * fill it up go along. */
-void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first, int32_t count,
-                 bool last);
+void qr_net_draw(const qr_net *net, qr_ops *ops, qr_tensor hidden, const qr_draw *draws, int32_t first,
+                 int32_t count, bool last);
 
 #endif

@@ -20,7 +20,7 @@
  * (as vLLM's "auto" content format); a string becomes a list of one part for a template that takes nothing
  * else. Errors: QR_INVALID_ARGUMENT (no messages, wrong types, template errors),
  * QR_UNSUPPORTED (image parts; no chat template). */
-qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, int64_t now_unix_s, qr_buf *out,
-                         qr_error *err);
+qr_status qr_chat_render(const qr_tokenizer *tokenizer, const qr_json *request, int64_t now_unix_s,
+                         qr_buf *out, qr_error *err);
 
 #endif

@@ -30,7 +30,8 @@ qr_status qr_text_tokenizer_from_json(qr_str json, qr_str config_json, const cha
                                       qr_error *err);
 /* The bytes of a tokenizer.model: SentencePiece's protobuf, or a tiktoken rank file. */
 qr_status qr_text_tokenizer_from_model(qr_str bytes, const char *name, qr_tokenizer **out, qr_error *err);
-qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, qr_tokenizer **out, qr_error *err);
+qr_status qr_text_tokenizer_from_vocab(const qr_vocab *vocab, const char *name, qr_tokenizer **out,
+                                       qr_error *err);
 
 /* Per-thread state for encoding: scratch buffers and the word cache. */
 typedef struct qr_encoder qr_encoder;
@@ -40,20 +41,28 @@ void qr_encoder_free(qr_encoder *encoder);
 qr_status qr_encoder_encode(qr_encoder *encoder, qr_str text, const qr_encode_options *options, qr_ids *ids,
                             qr_error *err);
 /* Two texts as one input (rerankers, classifiers). types, or NULL: the token_type_id of each id is appended. */
-qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second, const qr_encode_options *options,
-                                 qr_ids *ids, qr_ids *types, qr_error *err);
+qr_status qr_encoder_encode_pair(qr_encoder *encoder, qr_str text, qr_str second,
+                                 const qr_encode_options *options, qr_ids *ids, qr_ids *types, qr_error *err);
 
 /* Special tokens as the template sees them: the spelling of bos_token, eos_token, unk_token, pad_token, or
  * empty. Borrowed. */
-typedef enum qr_special_name { QR_SPECIAL_BOS, QR_SPECIAL_EOS, QR_SPECIAL_UNK, QR_SPECIAL_PAD, QR_SPECIAL_SEP,
-                               QR_SPECIAL_CLS, QR_SPECIAL_MASK, QR_SPECIAL_COUNT } qr_special_name;
+typedef enum qr_special_name {
+    QR_SPECIAL_BOS,
+    QR_SPECIAL_EOS,
+    QR_SPECIAL_UNK,
+    QR_SPECIAL_PAD,
+    QR_SPECIAL_SEP,
+    QR_SPECIAL_CLS,
+    QR_SPECIAL_MASK,
+    QR_SPECIAL_COUNT
+} qr_special_name;
 qr_str qr_tokenizer_special(const qr_tokenizer *tokenizer, qr_special_name name);
 /* All ids that end generation as far as the tokenizer knows (eos, eot). Returns the count, at most max. */
 int qr_tokenizer_end_ids(const qr_tokenizer *tokenizer, int32_t *ids, int max);
 
 /* Calls fn for each added token that is marked `special`, longest spelling first: what chat.c marks. */
-void qr_tokenizer_each_special(const qr_tokenizer *tokenizer, void (*fn)(void *user, qr_str spelling, int32_t id),
-                               void *user);
+void qr_tokenizer_each_special(const qr_tokenizer *tokenizer,
+                               void (*fn)(void *user, qr_str spelling, int32_t id), void *user);
 /* Bytes that one token can add to the text at most: for sizing output memory. */
 size_t qr_tokenizer_token_bytes_max(const qr_tokenizer *tokenizer);
 
@@ -64,9 +73,9 @@ size_t qr_tokenizer_token_bytes_max(const qr_tokenizer *tokenizer);
 typedef struct qr_detokenizer {
     const qr_tokenizer *tokenizer;
     bool skip_special;
-    bool started;            /* the first token was seen: leading-space rules of SentencePiece families */
-    uint32_t strip_left;     /* leading spaces of the text that are still to be dropped */
-    uint8_t pending[64];     /* bytes that do not yet make a whole character */
+    bool started;        /* the first token was seen: leading-space rules of SentencePiece families */
+    uint32_t strip_left; /* leading spaces of the text that are still to be dropped */
+    uint8_t pending[64]; /* bytes that do not yet make a whole character */
     uint32_t pending_bytes;
 } qr_detokenizer;
 

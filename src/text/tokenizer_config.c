@@ -88,8 +88,8 @@ static qr_status parse_specials(qr_tokenizer *tokenizer, const qr_json *json, qr
         int32_t id;
         for (size_t i = 0; qr_json_is(list, QR_JSON_ARRAY) && i < qr_json_count(list) && status == QR_OK; i++)
             status = ensure_special(tokenizer, qr_json_at(list, i), &id, err);
-        for (void *it = qr_json_is(list, QR_JSON_OBJECT) ? qr_json_iter(list) : NULL; it != NULL && status == QR_OK;
-             it = qr_json_iter_next(list, it))
+        for (void *it = qr_json_is(list, QR_JSON_OBJECT) ? qr_json_iter(list) : NULL;
+             it != NULL && status == QR_OK; it = qr_json_iter_next(list, it))
             status = ensure_special(tokenizer, qr_json_iter_value(it), &id, err);
     }
     return status;

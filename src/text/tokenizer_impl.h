@@ -15,18 +15,22 @@
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
-enum { QR_TOKEN_ID_MAX = 1 << 22, QR_TOKEN_BYTES_MAX = 1 << 16, QR_ADDED_MAX = 1 << 17, QR_STEPS_MAX = 256,
-       QR_PART_BYTES_MAX = 4096 /* of a replacement, prefix or mark */ };
+enum {
+    QR_TOKEN_ID_MAX = 1 << 22,
+    QR_TOKEN_BYTES_MAX = 1 << 16,
+    QR_ADDED_MAX = 1 << 17,
+    QR_STEPS_MAX = 256,
+    QR_PART_BYTES_MAX = 4096 /* of a replacement, prefix or mark */
+};
 /* Text that a normalizer, decoder or token table may come to: files are not trusted to be modest. */
 #define QR_EXPANDED_BYTES_MAX ((size_t)1 << 29)
 
-
 /* ---- Vocabulary (tokenizer_vocab.c) ---- */
 
-#define QR_TOKEN_PRESENT 1u
-#define QR_TOKEN_SPECIAL 2u /* an added token marked special */
-#define QR_TOKEN_ADDED   4u
-#define QR_TOKEN_MODEL   8u /* the model knows it */
+#define QR_TOKEN_PRESENT      1u
+#define QR_TOKEN_SPECIAL      2u /* an added token marked special */
+#define QR_TOKEN_ADDED        4u
+#define QR_TOKEN_MODEL        8u /* the model knows it */
 
 /* Strings in one growing block; ids index `items`. */
 typedef struct qr_token_text {
@@ -34,9 +38,9 @@ typedef struct qr_token_text {
 } qr_token_text;
 
 typedef struct qr_token_table {
-    qr_buf text;               /* every spelling, each followed by a NUL */
+    qr_buf text; /* every spelling, each followed by a NUL */
     QR_VEC(qr_token_text) items;
-    uint64_t *slots;           /* hash << 32 | id + 1, open addressing; 0: empty */
+    uint64_t *slots; /* hash << 32 | id + 1, open addressing; 0: empty */
     size_t mask;
     size_t used;
 } qr_token_table;
@@ -90,7 +94,13 @@ int qr_pattern_find(const qr_pattern *pattern, qr_match_data *data, size_t from,
 /* ---- Scanners (scanner.c): the common patterns by hand ---- */
 
 typedef enum qr_scanner_kind {
-    QR_SCAN_NONE, QR_SCAN_GPT2, QR_SCAN_SMOLLM, QR_SCAN_CL100K_1, QR_SCAN_CL100K_3, QR_SCAN_O200K, QR_SCAN_NEMO
+    QR_SCAN_NONE,
+    QR_SCAN_GPT2,
+    QR_SCAN_SMOLLM,
+    QR_SCAN_CL100K_1,
+    QR_SCAN_CL100K_3,
+    QR_SCAN_O200K,
+    QR_SCAN_NEMO
 } qr_scanner_kind;
 /* Which scanner does what this expression says, or QR_SCAN_NONE. */
 qr_scanner_kind qr_scanner_of(qr_str expression);
@@ -99,38 +109,62 @@ const char *qr_scanner_expression(qr_scanner_kind kind);
 /* End of the match at `from` (< len); every position has one. */
 size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len);
 /* The ends of up to `most` matches in a row from `from` on; returns how many. */
-size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends, size_t most);
+size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends,
+                        size_t most);
 
 /* ---- Steps ---- */
 
 typedef enum qr_normalizer_kind {
-    QR_NORM_FORM, QR_NORM_LOWERCASE, QR_NORM_STRIP, QR_NORM_STRIP_ACCENTS, QR_NORM_BERT, QR_NORM_PREPEND,
-    QR_NORM_REPLACE, QR_NORM_PRECOMPILED, QR_NORM_BYTE_LEVEL, QR_NORM_NMT, QR_NORM_SPACES, QR_NORM_TRAILING
+    QR_NORM_FORM,
+    QR_NORM_LOWERCASE,
+    QR_NORM_STRIP,
+    QR_NORM_STRIP_ACCENTS,
+    QR_NORM_BERT,
+    QR_NORM_PREPEND,
+    QR_NORM_REPLACE,
+    QR_NORM_PRECOMPILED,
+    QR_NORM_BYTE_LEVEL,
+    QR_NORM_NMT,
+    QR_NORM_SPACES,
+    QR_NORM_TRAILING
 } qr_normalizer_kind;
 
 typedef struct qr_normalizer_step {
     qr_normalizer_kind kind;
     qr_unicode_form form;
-    bool left, right;                                          /* STRIP */
-    bool clean_text, chinese, strip_accents, lowercase;        /* BERT */
-    char *text;                                                /* PREPEND: what; REPLACE: with what */
+    bool left, right;                                   /* STRIP */
+    bool clean_text, chinese, strip_accents, lowercase; /* BERT */
+    char *text;                                         /* PREPEND: what; REPLACE: with what */
     size_t text_len;
-    char *needle;                                              /* REPLACE by string */
+    char *needle; /* REPLACE by string */
     size_t needle_len;
-    qr_pattern *pattern;                                       /* REPLACE by expression */
-    uint8_t *charsmap;                                         /* PRECOMPILED: trie, then strings */
-    bool longest;                                              /* PRECOMPILED: SentencePiece's own rule */
+    qr_pattern *pattern; /* REPLACE by expression */
+    uint8_t *charsmap;   /* PRECOMPILED: trie, then strings */
+    bool longest;        /* PRECOMPILED: SentencePiece's own rule */
     uint32_t trie_units;
     size_t strings_len;
 } qr_normalizer_step;
 
 typedef enum qr_split_behavior {
-    QR_SPLIT_REMOVED, QR_SPLIT_ISOLATED, QR_SPLIT_MERGED_PREVIOUS, QR_SPLIT_MERGED_NEXT, QR_SPLIT_CONTIGUOUS
+    QR_SPLIT_REMOVED,
+    QR_SPLIT_ISOLATED,
+    QR_SPLIT_MERGED_PREVIOUS,
+    QR_SPLIT_MERGED_NEXT,
+    QR_SPLIT_CONTIGUOUS
 } qr_split_behavior;
 
 typedef enum qr_pretokenizer_kind {
-    QR_PRE_SPLIT, QR_PRE_BYTE_LEVEL, QR_PRE_METASPACE, QR_PRE_DIGITS, QR_PRE_PUNCTUATION, QR_PRE_BERT,
-    QR_PRE_WHITESPACE, QR_PRE_WHITESPACE_SPLIT, QR_PRE_SCRIPTS, QR_PRE_DELIMITER, QR_PRE_FIXED_LENGTH
+    QR_PRE_SPLIT,
+    QR_PRE_BYTE_LEVEL,
+    QR_PRE_METASPACE,
+    QR_PRE_DIGITS,
+    QR_PRE_PUNCTUATION,
+    QR_PRE_BERT,
+    QR_PRE_WHITESPACE,
+    QR_PRE_WHITESPACE_SPLIT,
+    QR_PRE_SCRIPTS,
+    QR_PRE_DELIMITER,
+    QR_PRE_FIXED_LENGTH
 } qr_pretokenizer_kind;
 
 typedef enum qr_prepend_scheme { QR_PREPEND_NEVER, QR_PREPEND_FIRST, QR_PREPEND_ALWAYS } qr_prepend_scheme;
@@ -143,26 +177,33 @@ typedef struct qr_pretokenizer_step {
     qr_pattern *pattern;     /* SPLIT by expression */
     char *text;              /* SPLIT by string; METASPACE replacement; DELIMITER */
     size_t text_len;
-    bool add_prefix_space;   /* BYTE_LEVEL */
+    bool add_prefix_space; /* BYTE_LEVEL */
     qr_prepend_scheme scheme;
-    bool split;              /* METASPACE; DIGITS: one by one */
-    uint32_t length;         /* FIXED_LENGTH, in characters */
+    bool split;      /* METASPACE; DIGITS: one by one */
+    uint32_t length; /* FIXED_LENGTH, in characters */
 } qr_pretokenizer_step;
 
 typedef enum qr_decoder_kind {
-    QR_DEC_BYTE_LEVEL, QR_DEC_BYTE_FALLBACK, QR_DEC_FUSE, QR_DEC_STRIP, QR_DEC_REPLACE, QR_DEC_METASPACE,
-    QR_DEC_WORDPIECE, QR_DEC_CTC, QR_DEC_BPE
+    QR_DEC_BYTE_LEVEL,
+    QR_DEC_BYTE_FALLBACK,
+    QR_DEC_FUSE,
+    QR_DEC_STRIP,
+    QR_DEC_REPLACE,
+    QR_DEC_METASPACE,
+    QR_DEC_WORDPIECE,
+    QR_DEC_CTC,
+    QR_DEC_BPE
 } qr_decoder_kind;
 
 typedef struct qr_decoder_step {
     qr_decoder_kind kind;
-    uint32_t start, stop;    /* STRIP */
-    char *text;              /* STRIP: character; REPLACE: with what; METASPACE, WORDPIECE, BPE, CTC: mark */
+    uint32_t start, stop; /* STRIP */
+    char *text;           /* STRIP: character; REPLACE: with what; METASPACE, WORDPIECE, BPE, CTC: mark */
     size_t text_len;
-    char *needle;            /* REPLACE; CTC: word delimiter */
+    char *needle; /* REPLACE; CTC: word delimiter */
     size_t needle_len;
-    qr_pattern *pattern;     /* REPLACE by expression */
-    bool cleanup, prefix;    /* WORDPIECE, CTC; METASPACE: drop the first mark */
+    qr_pattern *pattern;  /* REPLACE by expression */
+    bool cleanup, prefix; /* WORDPIECE, CTC; METASPACE: drop the first mark */
 } qr_decoder_step;
 
 typedef QR_VEC(qr_normalizer_step) qr_normalizer_steps;
@@ -171,35 +212,41 @@ typedef QR_VEC(qr_decoder_step) qr_decoder_steps;
 
 /* ---- Models ---- */
 
-typedef enum qr_model_kind { QR_MODEL_BPE, QR_MODEL_UNIGRAM, QR_MODEL_WORDPIECE, QR_MODEL_WORDLEVEL } qr_model_kind;
+typedef enum qr_model_kind {
+    QR_MODEL_BPE,
+    QR_MODEL_UNIGRAM,
+    QR_MODEL_WORDPIECE,
+    QR_MODEL_WORDLEVEL
+} qr_model_kind;
 
 /* A pair of neighbours and the rank of its merge in one number, left | right << 20 | rank << 40: a lookup touches
  * one cache line, and a table of 280,000 merges takes 4 MiB. */
 enum { QR_PAIR_ID_BITS = 20, QR_BPE_ID_MAX = 1 << QR_PAIR_ID_BITS, QR_BPE_RANK_MAX = (1 << 24) - 1 };
 
 typedef struct qr_bpe {
-    uint64_t *pairs;         /* open addressing; UINT64_MAX: empty */
+    uint64_t *pairs; /* open addressing; UINT64_MAX: empty */
     size_t pair_mask, pair_count;
-    uint64_t *pair_filter;   /* one bit a hash: most lookups find nothing */
+    uint64_t *pair_filter; /* one bit a hash: most lookups find nothing */
     size_t filter_mask;
     QR_VEC(int32_t) rank_ids; /* what the merge of a rank makes */
-    int32_t bytes[256];      /* byte mode: id of each byte; else of "<0xXX>"; -1: none */
-    int32_t last_bytes[256]; /* byte mode with an end_of_word_suffix: id of a word's last byte */
-    uint32_t *characters;    /* byte mode: by code point below 10000: its token, if no neighbour can keep its bytes
+    int32_t bytes[256];       /* byte mode: id of each byte; else of "<0xXX>"; -1: none */
+    int32_t last_bytes[256];  /* byte mode with an end_of_word_suffix: id of a word's last byte */
+    uint32_t
+        *characters; /* byte mode: by code point below 10000: its token, if no neighbour can keep its bytes
                                 from becoming that; else 0 (stored + 1); NULL: none */
-    int32_t unk;             /* -1: none */
+    int32_t unk;     /* -1: none */
     bool fuse_unk, byte_fallback, ignore_merges;
-    bool cut_at_mark;        /* no token holds the mark U+2581 after another character */
-    char *prefix, *suffix;   /* continuing_subword_prefix, end_of_word_suffix; NULL when empty */
+    bool cut_at_mark;      /* no token holds the mark U+2581 after another character */
+    char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL when empty */
 } qr_bpe;
 
 typedef struct qr_unigram {
-    double *scores;          /* by id */
+    double *scores; /* by id */
     double min_score;
-    int32_t unk;             /* -1: none */
+    int32_t unk; /* -1: none */
     bool byte_fallback, fuse_unk;
     int32_t bytes[256];
-    uint32_t *trie;          /* hash of (node, byte) -> node; see unigram.c */
+    uint32_t *trie; /* hash of (node, byte) -> node; see unigram.c */
     int32_t *trie_ids;
     uint64_t *trie_keys;
     size_t trie_mask, trie_nodes;
@@ -230,7 +277,7 @@ typedef struct qr_added_set {
     QR_VEC(qr_added_spelling) spellings; /* sorted by bytes */
     uint32_t first_begin[257];           /* range of spellings by first byte */
     int first_byte_count;
-    uint8_t first_byte;                  /* when there is just one */
+    uint8_t first_byte; /* when there is just one */
 } qr_added_set;
 
 /* ---- Post-processor ---- */
@@ -255,10 +302,10 @@ typedef struct qr_truncation {
 
 /* How decoded text is put together when it can be streamed token by token. */
 typedef enum qr_stream_kind {
-    QR_STREAM_BYTES,   /* ByteLevel: bytes one after the other */
-    QR_STREAM_PIECES,  /* Replace, ByteFallback, Fuse, Strip at the start; Metaspace */
-    QR_STREAM_WORDS,   /* WordPiece; no decoder (tokens joined with spaces) */
-    QR_STREAM_CHAIN    /* anything else: the whole chain on each token */
+    QR_STREAM_BYTES,  /* ByteLevel: bytes one after the other */
+    QR_STREAM_PIECES, /* Replace, ByteFallback, Fuse, Strip at the start; Metaspace */
+    QR_STREAM_WORDS,  /* WordPiece; no decoder (tokens joined with spaces) */
+    QR_STREAM_CHAIN   /* anything else: the whole chain on each token */
 } qr_stream_kind;
 
 struct qr_tokenizer {
@@ -276,27 +323,27 @@ struct qr_tokenizer {
     qr_wordpiece wordpiece;
 
     QR_VEC(qr_added_token) added;
-    qr_buf added_normalized;         /* spellings after the normalizer */
+    qr_buf added_normalized; /* spellings after the normalizer */
     qr_added_set plain_set, normalized_set;
-    QR_VEC(int32_t) special_order;   /* ids of special added tokens, longest spelling first */
+    QR_VEC(int32_t) special_order; /* ids of special added tokens, longest spelling first */
 
     qr_normalizer_steps normalizers;
     qr_pretokenizer_steps pretokenizers;
     qr_decoder_steps decoders;
-    qr_scanner_kind fast_scanner;    /* byte mode with one scanner as the whole pre-tokenizer */
+    qr_scanner_kind fast_scanner; /* byte mode with one scanner as the whole pre-tokenizer */
     bool fast_prefix_space;
 
-    qr_template_items post;          /* with add_special_tokens; empty: the sequence alone */
-    qr_template_items post_pair;     /* of two sequences; empty: one after the other */
+    qr_template_items post;      /* with add_special_tokens; empty: the sequence alone */
+    qr_template_items post_pair; /* of two sequences; empty: one after the other */
     qr_padding padding;
     qr_truncation truncation;
 
     qr_stream_kind stream;
-    uint32_t stream_strip_count;     /* PIECES: so many leading spaces of the text go */
-    bool stream_first_marks;         /* PIECES by Metaspace: the first token loses its marks */
+    uint32_t stream_strip_count; /* PIECES: so many leading spaces of the text go */
+    bool stream_first_marks;     /* PIECES by Metaspace: the first token loses its marks */
     bool stream_byte_fallback;
     size_t token_bytes_max;
-    qr_token_table decoded;          /* PIECES: text of each token after Replace; else empty */
+    qr_token_table decoded; /* PIECES: text of each token after Replace; else empty */
 
     int32_t special_ids[QR_SPECIAL_COUNT]; /* -1: none */
     char *special_text[QR_SPECIAL_COUNT];
@@ -304,9 +351,9 @@ struct qr_tokenizer {
 
     char *template_source;
     qr_jinja *template_compiled;
-    QR_VEC(void *) owned;            /* small strings of the steps */
-    qr_buf byte_text;                /* scratch while loading */
-    qr_encoder *spare;               /* an encoder that no call uses at the moment; taken atomically */
+    QR_VEC(void *) owned; /* small strings of the steps */
+    qr_buf byte_text;     /* scratch while loading */
+    qr_encoder *spare;    /* an encoder that no call uses at the moment; taken atomically */
 };
 
 /* ---- Loading (tokenizer_load.c, tokenizer_parts.c, tokenizer_config.c, tokenizer_gguf.c) ---- */
@@ -317,7 +364,8 @@ char *qr_tokenizer_own(qr_tokenizer *tokenizer, qr_str text); /* NUL-terminated 
 void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, uint8_t flags);
 /* Adds or changes an added token; its id is the vocabulary's, else the next free one, as the reference does.
  * wanted: the id of a GGUF token, or -1. */
-qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token token, int32_t wanted, qr_error *err);
+qr_status qr_tokenizer_add(qr_tokenizer *tokenizer, qr_str text, qr_added_token token, int32_t wanted,
+                           qr_error *err);
 /* Byte mode: a token of the model by its bytes; it is spelled in the byte alphabet. */
 void qr_tokenizer_set_bytes(qr_tokenizer *tokenizer, int32_t id, qr_str bytes);
 int32_t qr_tokenizer_id_of(const qr_tokenizer *tokenizer, qr_str text);
@@ -335,7 +383,8 @@ qr_status qr_tokenizer_load_json(qr_tokenizer *tokenizer, qr_str json, qr_error 
 /* name: of the configuration file, for messages. */
 qr_status qr_tokenizer_load_config(qr_tokenizer *tokenizer, qr_str config, const char *name, qr_error *err);
 /* sentencepiece: normalized as that library does, not as the reference does its files. */
-qr_status qr_tokenizer_load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece, qr_error *err);
+qr_status qr_tokenizer_load_vocab(qr_tokenizer *tokenizer, const qr_vocab *vocab, bool sentencepiece,
+                                  qr_error *err);
 qr_status qr_tokenizer_load_sentencepiece(qr_tokenizer *tokenizer, qr_str bytes, qr_error *err);
 /* expression: the pre-tokenizer's, or empty: by the number of ranks. */
 qr_status qr_tokenizer_load_tiktoken(qr_tokenizer *tokenizer, qr_str text, qr_str expression, qr_error *err);
@@ -361,9 +410,9 @@ void qr_added_release(qr_tokenizer *tokenizer);
 /* ---- Encoding ---- */
 
 typedef struct qr_piece {
-    size_t begin, end;   /* in the current text */
-    bool at_start;       /* begins where the whole text begins */
-    bool continues;      /* follows a dropped 0xFF: no prefix is put before it */
+    size_t begin, end; /* in the current text */
+    bool at_start;     /* begins where the whole text begins */
+    bool continues;    /* follows a dropped 0xFF: no prefix is put before it */
 } qr_piece;
 typedef QR_VEC(qr_piece) qr_pieces;
 
@@ -405,19 +454,19 @@ struct qr_encoder {
     QR_VEC(int32_t) nodes;   /* unigram: best id that ends here */
     QR_VEC(uint32_t) starts; /* unigram: where it starts */
     qr_match_data *match;
-    qr_ids ids, second_ids;  /* of the sequences before the post-processor */
+    qr_ids ids, second_ids; /* of the sequences before the post-processor */
 
-    qr_word_slot *words;     /* ids of short words: open addressing, grown up to a bound, then begun anew */
+    qr_word_slot *words; /* ids of short words: open addressing, grown up to a bound, then begun anew */
     size_t word_mask, word_count;
-    qr_ids many_ids;         /* of short words that have more than fit a slot */
+    qr_ids many_ids; /* of short words that have more than fit a slot */
     qr_long_slot *longs;
     qr_buf long_keys;
     qr_ids long_ids;
 };
 
 /* Appends the normal form of text to out (steps of the tokenizer, in order). */
-qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_str text, bool continues, qr_buf *out,
-                       qr_error *err);
+qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_str text, bool continues,
+                       qr_buf *out, qr_error *err);
 /* Splits encoder->pieces[*which] over encoder->text[*buffer]; both may change sides. */
 qr_status qr_pretokenize(qr_encoder *encoder, int *which, int *buffer, qr_error *err);
 

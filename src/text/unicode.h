@@ -13,16 +13,56 @@
 
 /* General category: order of GENERAL in the generator. */
 typedef enum qr_unicode_general {
-    QR_GC_CN, QR_GC_LU, QR_GC_LL, QR_GC_LT, QR_GC_LM, QR_GC_LO, QR_GC_MN, QR_GC_MC, QR_GC_ME, QR_GC_ND,
-    QR_GC_NL, QR_GC_NO, QR_GC_PC, QR_GC_PD, QR_GC_PS, QR_GC_PE, QR_GC_PI, QR_GC_PF, QR_GC_PO, QR_GC_SM,
-    QR_GC_SC, QR_GC_SK, QR_GC_SO, QR_GC_ZS, QR_GC_ZL, QR_GC_ZP, QR_GC_CC, QR_GC_CF, QR_GC_CO, QR_GC_CS,
+    QR_GC_CN,
+    QR_GC_LU,
+    QR_GC_LL,
+    QR_GC_LT,
+    QR_GC_LM,
+    QR_GC_LO,
+    QR_GC_MN,
+    QR_GC_MC,
+    QR_GC_ME,
+    QR_GC_ND,
+    QR_GC_NL,
+    QR_GC_NO,
+    QR_GC_PC,
+    QR_GC_PD,
+    QR_GC_PS,
+    QR_GC_PE,
+    QR_GC_PI,
+    QR_GC_PF,
+    QR_GC_PO,
+    QR_GC_SM,
+    QR_GC_SC,
+    QR_GC_SK,
+    QR_GC_SO,
+    QR_GC_ZS,
+    QR_GC_ZL,
+    QR_GC_ZP,
+    QR_GC_CC,
+    QR_GC_CF,
+    QR_GC_CO,
+    QR_GC_CS,
     QR_GC_COUNT
 } qr_unicode_general;
 
 /* Grapheme cluster break: order of BREAKS in the generator. */
 typedef enum qr_unicode_break {
-    QR_GCB_OTHER, QR_GCB_CR, QR_GCB_LF, QR_GCB_CONTROL, QR_GCB_EXTEND, QR_GCB_ZWJ, QR_GCB_REGIONAL,
-    QR_GCB_PREPEND, QR_GCB_SPACING, QR_GCB_L, QR_GCB_V, QR_GCB_T, QR_GCB_LV, QR_GCB_LVT, QR_GCB_PICTOGRAPHIC
+    QR_GCB_OTHER,
+    QR_GCB_CR,
+    QR_GCB_LF,
+    QR_GCB_CONTROL,
+    QR_GCB_EXTEND,
+    QR_GCB_ZWJ,
+    QR_GCB_REGIONAL,
+    QR_GCB_PREPEND,
+    QR_GCB_SPACING,
+    QR_GCB_L,
+    QR_GCB_V,
+    QR_GCB_T,
+    QR_GCB_LV,
+    QR_GCB_LVT,
+    QR_GCB_PICTOGRAPHIC
 } qr_unicode_break;
 
 /* Bits of qr_unicode_record.flags. */
@@ -39,8 +79,8 @@ typedef enum qr_unicode_break {
 
 typedef struct qr_unicode_record {
     uint8_t general;
-    uint8_t script;          /* equal numbers: one script; 0: none */
-    uint8_t combining;       /* canonical combining class as a rank; 0: starter */
+    uint8_t script;    /* equal numbers: one script; 0: none */
+    uint8_t combining; /* canonical combining class as a rank; 0: starter */
     uint8_t grapheme_break;
     uint16_t flags;
 } qr_unicode_record;

@@ -18,8 +18,15 @@ static int failures, cases;
 static bool open_run(net_run *run, const char *path, const char *device, int32_t context, int32_t rows)
 {
     qr_error err = {0};
-    net_run_options options = {.path = path, .device = device, .dtype = -1, .kv_dtype = -1, .context_max = context,
-                               .seqs_max = 2, .block_size = 32, .rows_max = rows, .threads = 2};
+    net_run_options options = {.path = path,
+                               .device = device,
+                               .dtype = -1,
+                               .kv_dtype = -1,
+                               .context_max = context,
+                               .seqs_max = 2,
+                               .block_size = 32,
+                               .rows_max = rows,
+                               .threads = 2};
     if (net_run_open(run, &options, &err) == QR_OK)
         return true;
     printf("%-34s %s: %s\n", path, device, err.message);
@@ -28,7 +35,7 @@ static bool open_run(net_run *run, const char *path, const char *device, int32_t
 }
 
 typedef struct outcome {
-    double error;      /* |a - b| / |b| over all rows */
+    double error;       /* |a - b| / |b| over all rows */
     int swapped, wrong; /* rows whose greedy choice differs: within the rounding, and not */
 } outcome;
 
@@ -76,7 +83,8 @@ static void run_case(const char *name, const char *path, int32_t prompt, int32_t
         memcpy(got, net_run_step(&run, &(net_run_rows){0, 0, prompt, ids}, 1, true),
                (size_t)prompt * (size_t)vocab * sizeof(float));
         for (int32_t i = prompt; i < rows; i++)
-            memcpy(got + (size_t)i * (size_t)vocab, net_run_step(&run, &(net_run_rows){0, i, 1, ids + i}, 1, false),
+            memcpy(got + (size_t)i * (size_t)vocab,
+                   net_run_step(&run, &(net_run_rows){0, i, 1, ids + i}, 1, false),
                    (size_t)vocab * sizeof(float));
         outcome o = compare(got, want, rows, vocab);
         /* The same rows in one step, beside another sequence: the same bits. */
@@ -93,8 +101,8 @@ static void run_case(const char *name, const char *path, int32_t prompt, int32_t
         }
         bool ok = o.error < 0.05 && o.wrong == 0 && other == 0;
         failures += !ok;
-        printf("%-28s %4d rows  error %.2e  top swapped %d, wrong %d  other bits %ld  %s\n", name, rows, o.error,
-               o.swapped, o.wrong, other, ok ? "ok" : "FAILED");
+        printf("%-28s %4d rows  error %.2e  top swapped %d, wrong %d  other bits %ld  %s\n", name, rows,
+               o.error, o.swapped, o.wrong, other, ok ? "ok" : "FAILED");
         qr_free(got);
         net_run_close(&run);
     }

@@ -56,7 +56,10 @@ static void must(cudaError_t error, const char *what)
     exit(1);
 }
 
-static size_t bytes_of(qr_tensor t) { return (size_t)t.rows * (size_t)t.row_stride * qr_dtype_bytes(t.dtype); }
+static size_t bytes_of(qr_tensor t)
+{
+    return (size_t)t.rows * (size_t)t.row_stride * qr_dtype_bytes(t.dtype);
+}
 static void put(qr_tensor t, const void *data)
 {
     must(cudaMemcpy(t.data, data, bytes_of(t), cudaMemcpyHostToDevice), "copy in");
@@ -71,7 +74,8 @@ static double *get(qr_tensor t)
     must(cudaDeviceSynchronize(), "synchronise");
     must(cudaMemcpy(raw, t.data, bytes_of(t), cudaMemcpyDeviceToHost), "copy out");
     for (size_t i = 0; i < count; i++)
-        out[i] = t.dtype == QR_DTYPE_F32 ? (double)((float *)raw)[i] : (double)qr_bf16_to_f32(((uint16_t *)raw)[i]);
+        out[i] = t.dtype == QR_DTYPE_F32 ? (double)((float *)raw)[i]
+                                         : (double)qr_bf16_to_f32(((uint16_t *)raw)[i]);
     qr_free(raw);
     return out;
 }
@@ -107,8 +111,8 @@ typedef struct rig {
     int32_t lens[1024]; /* tokens of each sequence so far */
 } rig;
 
-static void rig_open(rig *r, qr_device *device, qr_kv_spec spec, int32_t n_heads, int32_t n_seqs, int32_t context,
-                     int32_t block_size, qr_dtype dtype)
+static void rig_open(rig *r, qr_device *device, qr_kv_spec spec, int32_t n_heads, int32_t n_seqs,
+                     int32_t context, int32_t block_size, qr_dtype dtype)
 {
     *r = (rig){.device = device, .n_seqs = n_seqs, .block_size = block_size};
     r->blocks_per_seq = (context + block_size - 1) / block_size;
@@ -152,7 +156,8 @@ static void rig_begin(rig *r, const int32_t *counts)
         total += counts[i];
         seqs += counts[i] > 0;
     }
-    int32_t *m = r->memory = qr_calloc((size_t)total * 6 + (size_t)seqs * (3 + (size_t)r->blocks_per_seq) + 1, 4);
+    int32_t *m = r->memory =
+        qr_calloc((size_t)total * 6 + (size_t)seqs * (3 + (size_t)r->blocks_per_seq) + 1, 4);
     int32_t *ids = m, *positions = ids + total, *source = positions + total, *seq_of = source + total;
     int32_t *logit_rows = seq_of + total, *context = logit_rows + total, *start = context + seqs;
     int32_t *table = start + seqs + 1, row = 0, seq = 0;
@@ -173,10 +178,20 @@ static void rig_begin(rig *r, const int32_t *counts)
         seq++;
     }
     start[seqs] = row;
-    r->batch = (qr_batch){.n_tokens = total, .n_seqs = seqs, .token_ids = ids, .positions = positions,
-                          .source_row = source, .seq_of_row = seq_of, .seq_start = start, .context_len = context,
-                          .n_groups = 1, .block_table = {table}, .table_stride = r->blocks_per_seq,
-                          .block_size = r->block_size, .n_logit_rows = total, .logit_rows = logit_rows};
+    r->batch = (qr_batch){.n_tokens = total,
+                          .n_seqs = seqs,
+                          .token_ids = ids,
+                          .positions = positions,
+                          .source_row = source,
+                          .seq_of_row = seq_of,
+                          .seq_start = start,
+                          .context_len = context,
+                          .n_groups = 1,
+                          .block_table = {table},
+                          .table_stride = r->blocks_per_seq,
+                          .block_size = r->block_size,
+                          .n_logit_rows = total,
+                          .logit_rows = logit_rows};
     qr_ops_begin(r->ops, &r->batch);
 }
 
@@ -204,8 +219,8 @@ static double kv_number(uint16_t x, qr_dtype dtype)
 }
 
 /* Row `p` of a sequence whose keys and values are k, v [context][kv_heads * dim]. */
-static void reference_row(const attention_case *c, const uint16_t *q, const uint16_t *k, const uint16_t *v, int p,
-                          double *out)
+static void reference_row(const attention_case *c, const uint16_t *q, const uint16_t *k, const uint16_t *v,
+                          int p, double *out)
 {
     int width = c->kv_heads * c->dim, group = c->n_heads / c->kv_heads;
     int first = c->window > 0 ? QR_MAX(0, p - c->window + 1) : 0;
@@ -215,7 +230,8 @@ static void reference_row(const attention_case *c, const uint16_t *q, const uint
         for (int t = first; t <= p; t++) {
             double dot = 0;
             for (int d = 0; d < c->dim; d++)
-                dot += (double)qr_bf16_to_f32(q[h * c->dim + d]) * kv_number(k[t * width + h / group * c->dim + d], c->dtype);
+                dot += (double)qr_bf16_to_f32(q[h * c->dim + d]) *
+                       kv_number(k[t * width + h / group * c->dim + d], c->dtype);
             weights[t] = dot / sqrt(c->dim);
             top = QR_MAX(top, weights[t]);
         }
@@ -232,8 +248,8 @@ static void reference_row(const attention_case *c, const uint16_t *q, const uint
 }
 
 /* Rows [r0, r0 + n) of every sequence in one step; y of all rows in order, as the device's bits. */
-static uint16_t *attend(rig *r, const attention_case *c, const int32_t *counts, const int32_t *from, uint16_t **q,
-                        uint16_t **k, uint16_t **v)
+static uint16_t *attend(rig *r, const attention_case *c, const int32_t *counts, const int32_t *from,
+                        uint16_t **q, uint16_t **k, uint16_t **v)
 {
     int qw = c->n_heads * c->dim, kw = c->kv_heads * c->dim, total = 0, row = 0;
     for (int i = 0; i < r->n_seqs; i++)
@@ -244,9 +260,12 @@ static uint16_t *attend(rig *r, const attention_case *c, const int32_t *counts, 
     uint16_t *hq = qr_calloc((size_t)total * (size_t)qw, 2), *hk = qr_calloc((size_t)total * (size_t)kw, 2),
              *hv = qr_calloc((size_t)total * (size_t)kw, 2);
     for (int i = 0; i < r->n_seqs; row += counts[i], i++) {
-        memcpy(hq + (size_t)row * (size_t)qw, q[i] + (size_t)from[i] * (size_t)qw, (size_t)(counts[i] * qw) * 2);
-        memcpy(hk + (size_t)row * (size_t)kw, k[i] + (size_t)from[i] * (size_t)kw, (size_t)(counts[i] * kw) * 2);
-        memcpy(hv + (size_t)row * (size_t)kw, v[i] + (size_t)from[i] * (size_t)kw, (size_t)(counts[i] * kw) * 2);
+        memcpy(hq + (size_t)row * (size_t)qw, q[i] + (size_t)from[i] * (size_t)qw,
+               (size_t)(counts[i] * qw) * 2);
+        memcpy(hk + (size_t)row * (size_t)kw, k[i] + (size_t)from[i] * (size_t)kw,
+               (size_t)(counts[i] * kw) * 2);
+        memcpy(hv + (size_t)row * (size_t)kw, v[i] + (size_t)from[i] * (size_t)kw,
+               (size_t)(counts[i] * kw) * 2);
     }
     put(tq, hq);
     put(tk, hk);
@@ -281,7 +300,8 @@ static void check_attention(qr_device *device, const attention_case *c)
     rig_open(&whole, device, spec, c->n_heads, SEQS, CONTEXT, c->block_size, c->dtype);
     rig_open(&parts, device, spec, c->n_heads, SEQS, CONTEXT, c->block_size, c->dtype);
     uint16_t *all = attend(&whole, c, lens, zero, q, k, v);
-    double *want = qr_calloc((size_t)qw, sizeof(double)), *got = qr_calloc((size_t)qw, sizeof(double)), worst = 0;
+    double *want = qr_calloc((size_t)qw, sizeof(double)), *got = qr_calloc((size_t)qw, sizeof(double)),
+           worst = 0;
     for (int i = 0, base = 0; i < SEQS; base += lens[i], i++)
         for (int p = 0; p < lens[i]; p += p < lens[i] - 40 ? 23 : 1) {
             reference_row(c, q[i] + (size_t)(p * qw), k[i], v[i], p, want);
@@ -306,7 +326,8 @@ static void check_attention(qr_device *device, const attention_case *c)
         if (total == 0)
             break;
         uint16_t *some = attend(&parts, c, counts, from, q, k, v);
-        for (int i = 0, base = 0, row = 0; i < SEQS; base += lens[i], row += counts[i], from[i] += counts[i], i++)
+        for (int i = 0, base = 0, row = 0; i < SEQS;
+             base += lens[i], row += counts[i], from[i] += counts[i], i++)
             different += memcmp(some + (size_t)row * (size_t)qw, all + (size_t)(base + from[i]) * (size_t)qw,
                                 (size_t)(counts[i] * qw) * 2) != 0;
         qr_free(some);
@@ -368,13 +389,14 @@ static void check_products(qr_device *device, int64_t m, int64_t n, int64_t k)
     rig_begin(&r, &one);
     qr_tensor tx = qr_op_tensor(r.ops, m, k), y[2];
     put(tx, x);
-    qr_op_linear(r.ops, tx, (const qr_weight *const[]){&w[0], &w[1]}, (const float *const[]){device_bias, NULL}, 2, y);
+    qr_op_linear(r.ops, tx, (const qr_weight *const[]){&w[0], &w[1]},
+                 (const float *const[]){device_bias, NULL}, 2, y);
     qr_tensor gated = qr_op_linear_swiglu(r.ops, tx, &w[0], &w[1]);
     double *got[3] = {get(y[0]), get(y[1]), get(gated)}, error[3] = {0}, norm[3] = {0};
     const float *logits = qr_op_logits(r.ops, tx, &w[1]);
     double logit_error = 0, logit_norm = 0;
-    for (int64_t i = 0; i < m; i += m > 40 ? 7 : 1)
-        for (int64_t j = 0; j < n; j += n > 500 ? 13 : 1) {
+    for (int64_t i = 0; i<m; i += m> 40 ? 7 : 1)
+        for (int64_t j = 0; j<n; j += n> 500 ? 13 : 1) {
             double a = dot(x + i * k, data[0] + j * k, k), b = dot(x + i * k, data[1] + j * k, k);
             double want[3] = {a + (double)bias[j], b, a / (1 + exp(-a)) * b};
             for (int t = 0; t < 3; t++) {
@@ -387,10 +409,12 @@ static void check_products(qr_device *device, int64_t m, int64_t n, int64_t k)
     char what[128];
     static const char *const names[3] = {"with bias", "second matrix", "swiglu"};
     for (int t = 0; t < 3; t++) {
-        snprintf(what, sizeof(what), "product %lldx%lldx%lld: %s", (long long)m, (long long)n, (long long)k, names[t]);
+        snprintf(what, sizeof(what), "product %lldx%lldx%lld: %s", (long long)m, (long long)n, (long long)k,
+                 names[t]);
         report(sqrt(error[t] / norm[t]) < 5e-3, what, sqrt(error[t] / norm[t]));
     }
-    snprintf(what, sizeof(what), "product %lldx%lldx%lld: F32 logits", (long long)m, (long long)n, (long long)k);
+    snprintf(what, sizeof(what), "product %lldx%lldx%lld: F32 logits", (long long)m, (long long)n,
+             (long long)k);
     report(sqrt(logit_error / logit_norm) < 1e-4, what, sqrt(logit_error / logit_norm));
     long different = 0;
     float *all = qr_calloc((size_t)(m * n), 4);
@@ -444,13 +468,15 @@ static void check_rows(qr_device *device, int64_t rows, int64_t cols, int32_t di
         for (int64_t i = 0; i < rows; i++) {
             double squares = 0;
             for (int64_t j = 0; j < cols; j++) {
-                sum[i * cols + j] = (double)x[i * cols + j] + pass * (double)qr_bf16_to_f32(delta[i * cols + j]);
+                sum[i * cols + j] =
+                    (double)x[i * cols + j] + pass * (double)qr_bf16_to_f32(delta[i * cols + j]);
                 squares += sum[i * cols + j] * sum[i * cols + j];
             }
             for (int64_t j = 0; j < cols; j++)
                 want[i * cols + j] = sum[i * cols + j] / sqrt(squares / (double)cols + 1e-5) * (double)w[j];
         }
-        qr_tensor y = pass == 0 ? qr_op_rmsnorm(r.ops, tx, dw, 1e-5f) : qr_op_add_rmsnorm(r.ops, tx, td, dw, 1e-5f);
+        qr_tensor y =
+            pass == 0 ? qr_op_rmsnorm(r.ops, tx, dw, 1e-5f) : qr_op_add_rmsnorm(r.ops, tx, td, dw, 1e-5f);
         char what[128];
         snprintf(what, sizeof(what), "%s %lldx%lld", pass == 0 ? "rmsnorm" : "add_rmsnorm", (long long)rows,
                  (long long)cols);
@@ -466,8 +492,9 @@ static void check_rows(qr_device *device, int64_t rows, int64_t cols, int32_t di
         put(td, delta);
         for (size_t i = 0; i < count; i++) {
             double g = (double)qr_bf16_to_f32(delta[i]), u = (double)qr_bf16_to_f32(up[i]);
-            double a = act == 0 ? g / (1 + exp(-g)) : act == 1 ? g / 2 * (1 + erf(g / sqrt(2)))
-                                                             : g / 2 * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
+            double a = act == 0   ? g / (1 + exp(-g))
+                       : act == 1 ? g / 2 * (1 + erf(g / sqrt(2)))
+                                  : g / 2 * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
             want[i] = a * u;
         }
         qr_op_act_mul(r.ops, td, tu, (qr_activation)act);
@@ -480,8 +507,9 @@ static void check_rows(qr_device *device, int64_t rows, int64_t cols, int32_t di
             for (int d = 0; d < dim; d++)
                 squares += pow((double)qr_bf16_to_f32(delta[h * (size_t)dim + (size_t)d]), 2);
             for (int d = 0; d < dim; d++)
-                want[h * (size_t)dim + (size_t)d] = (double)qr_bf16_to_f32(delta[h * (size_t)dim + (size_t)d]) /
-                                                    sqrt(squares / dim + 1e-6) * (double)w[d];
+                want[h * (size_t)dim + (size_t)d] =
+                    (double)qr_bf16_to_f32(delta[h * (size_t)dim + (size_t)d]) / sqrt(squares / dim + 1e-6) *
+                    (double)w[d];
         }
         qr_op_head_norm(r.ops, td, dim, dw, 1e-6f);
         compare("head_norm", td, want, 4e-3);
@@ -498,7 +526,8 @@ static void check_rope(qr_device *device, bool interleaved, int32_t dim, int32_t
     float inv_freq[256];
     for (int i = 0; i < rotary / 2; i++)
         inv_freq[i] = powf(10000, -2.0f * (float)i / (float)rotary);
-    qr_rope_table table = {.inv_freq = inv_freq, .rotary_dim = rotary, .scale = 1.25f, .interleaved = interleaved};
+    qr_rope_table table = {
+        .inv_freq = inv_freq, .rotary_dim = rotary, .scale = 1.25f, .interleaved = interleaved};
     qr_error err = {0};
     if (qr_rope_prepare(device, &table, 256, &err) != QR_OK)
         exit(1);
@@ -514,8 +543,10 @@ static void check_rope(qr_device *device, bool interleaved, int32_t dim, int32_t
         want[i] = (double)qr_bf16_to_f32(x[i]);
     for (int i = 0; i < ROWS * HEADS; i++)
         for (int p = 0; p < rotary / 2; p++) {
-            double *a = want + i * dim + (interleaved ? 2 * p : p), *b = want + i * dim + (interleaved ? 2 * p + 1 : p + rotary / 2);
-            double angle = (60 + i / HEADS) * (double)inv_freq[p], c = cos(angle) * 1.25, s = sin(angle) * 1.25, u = *a, v = *b;
+            double *a = want + i * dim + (interleaved ? 2 * p : p),
+                   *b = want + i * dim + (interleaved ? 2 * p + 1 : p + rotary / 2);
+            double angle = (60 + i / HEADS) * (double)inv_freq[p], c = cos(angle) * 1.25,
+                   s = sin(angle) * 1.25, u = *a, v = *b;
             *a = u * c - v * s;
             *b = v * c + u * s;
         }
@@ -538,8 +569,10 @@ static void check_draws(qr_device *device, int32_t vocab, float scale)
         const char *name;
         float temperature, top_p, min_p;
         int32_t top_k;
-    } kinds[] = {{"greedy", 0, 1, 0, 0}, {"plain", 1, 1, 0, 0}, {"min-p", 0.8f, 1, 0.05f, 0}, {"top-k", 1.2f, 1, 0, 40},
-                 {"top-p", 0.9f, 0.8f, 0, 0}, {"top-k and top-p", 0.7f, 0.9f, 0.01f, 100}, {"top-k 1", 1, 1, 0, 1}};
+    } kinds[] = {{"greedy", 0, 1, 0, 0},       {"plain", 1, 1, 0, 0},
+                 {"min-p", 0.8f, 1, 0.05f, 0}, {"top-k", 1.2f, 1, 0, 40},
+                 {"top-p", 0.9f, 0.8f, 0, 0},  {"top-k and top-p", 0.7f, 0.9f, 0.01f, 100},
+                 {"top-k 1", 1, 1, 0, 1}};
     rig r;
     rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 1, .head_dim = 64}, 1, 1, 64, 32, QR_DTYPE_BF16);
     qr_ops_close(r.ops);
@@ -574,15 +607,19 @@ static void check_draws(qr_device *device, int32_t vocab, float scale)
                                         .seed = 7,
                                         .logprobs = -1,
                                         .vocab = vocab};
-            qr_sampler_input input = {.params = &params, .logits = logits + (size_t)i * (size_t)vocab, .count = i,
+            qr_sampler_input input = {.params = &params,
+                                      .logits = logits + (size_t)i * (size_t)vocab,
+                                      .count = i,
                                       .sample = (uint32_t)kind};
             if (i == 50)
-                different += 100 * (memcmp(qr_ops_drawn_logits(r.ops, i), input.logits, (size_t)vocab * 4) != 0);
+                different +=
+                    100 * (memcmp(qr_ops_drawn_logits(r.ops, i), input.logits, (size_t)vocab * 4) != 0);
             else
                 different += qr_sample(&input, scratch, NULL) != qr_ops_drawn(r.ops, i);
         }
         char what[128];
-        snprintf(what, sizeof(what), "draws, %d ids x %.1f: %s, other ids of %d", vocab, (double)scale, kinds[kind].name, ROWS);
+        snprintf(what, sizeof(what), "draws, %d ids x %.1f: %s, other ids of %d", vocab, (double)scale,
+                 kinds[kind].name, ROWS);
         report(different <= (kinds[kind].temperature > 0 ? 1 : 0), what, different);
         qr_free(logits);
     }
@@ -597,7 +634,8 @@ static void time_decode(qr_device *device, int32_t seqs, int32_t context)
 {
     attention_case c = {"", 32, 8, 128, 0, 32, QR_DTYPE_BF16};
     rig r;
-    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, seqs, context, 32, QR_DTYPE_BF16);
+    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, seqs, context, 32,
+             QR_DTYPE_BF16);
     int32_t *counts = qr_calloc((size_t)seqs, 4);
     for (int i = 0; i < seqs; i++) {
         counts[i] = 1;
@@ -630,7 +668,8 @@ static void time_prefill(qr_device *device, int32_t rows)
     rig r;
     rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, 1, rows, 32, QR_DTYPE_BF16);
     rig_begin(&r, &rows);
-    qr_tensor q = qr_op_tensor(r.ops, rows, 32 * 128), k = qr_op_tensor(r.ops, rows, 1024), v = qr_op_tensor(r.ops, rows, 1024);
+    qr_tensor q = qr_op_tensor(r.ops, rows, 32 * 128), k = qr_op_tensor(r.ops, rows, 1024),
+              v = qr_op_tensor(r.ops, rows, 1024);
     uint16_t *x = random_bf16((size_t)rows * 4096, 1);
     put(q, x);
     put(k, x);
@@ -660,7 +699,8 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", err.message);
         return 77;
     }
-    printf("%s, %.1f GB available\n", qr_device_describe(device), (double)qr_device_memory_available(device) / 1e9);
+    printf("%s, %.1f GB available\n", qr_device_describe(device),
+           (double)qr_device_memory_available(device) / 1e9);
     static const attention_case cases[] = {
         {"32/8 heads of 128", 32, 8, 128, 0, 32, QR_DTYPE_BF16},
         {"8/1 heads of 128", 8, 1, 128, 0, 64, QR_DTYPE_BF16},
@@ -676,8 +716,9 @@ int main(int argc, char **argv)
     };
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++)
         check_attention(device, &cases[i]);
-    static const int64_t products[][3] = {{1, 256, 256}, {3, 96, 172}, {8, 1024, 4096}, {17, 576, 576}, {64, 4096, 1024},
-                                          {65, 200, 64}, {130, 512, 2048}, {300, 1536, 576}, {5, 7, 15}};
+    static const int64_t products[][3] = {{1, 256, 256},    {3, 96, 172},     {8, 1024, 4096},
+                                          {17, 576, 576},   {64, 4096, 1024}, {65, 200, 64},
+                                          {130, 512, 2048}, {300, 1536, 576}, {5, 7, 15}};
     for (size_t i = 0; i < QR_COUNT_OF(products); i++)
         check_products(device, products[i][0], products[i][1], products[i][2]);
     check_rows(device, 5, 4096, 128);
@@ -690,7 +731,8 @@ int main(int argc, char **argv)
     check_draws(device, 128256, 8);
     check_draws(device, 1000, 0.5f);
     if (argc > 1 && strcmp(argv[1], "--time") == 0) {
-        static const int32_t decodes[][2] = {{1, 1100}, {8, 1100}, {32, 1100}, {128, 1100}, {256, 1100}, {1, 100000}, {16, 16384}};
+        static const int32_t decodes[][2] = {{1, 1100},   {8, 1100},   {32, 1100}, {128, 1100},
+                                             {256, 1100}, {1, 100000}, {16, 16384}};
         for (size_t i = 0; i < QR_COUNT_OF(decodes); i++)
             time_decode(device, decodes[i][0], decodes[i][1]);
         for (int32_t rows = 512; rows <= 8192; rows *= 4)

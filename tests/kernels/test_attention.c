@@ -262,7 +262,7 @@ static int check_shape(const shape *s, const char *isa, uint64_t seed)
     double worst = 0;
     for (int32_t seq = 0; seq < s->seqs; seq++)
         for (int32_t token = 0; token < s->length[seq];
-             token += token < 40 || token > s->length[seq] - 40 ? 1 : 13)
+             token += token < 20 || token > s->length[seq] - 12 ? 1 : 37)
             worst = fmax(worst, row_error(&w, seq, token, whole));
     if (!(worst < 4e-6)) {
         print_shape(s, isa, "wrong");
@@ -312,12 +312,12 @@ static void usual_shapes_are_right_and_bit_equal_however_they_are_cut(void **sta
 {
     (void)state;
     static const shape shapes[] = {
-        {9, 3, 64, 0, 16, 2, {530, 40}, QR_DTYPE_F16},   {4, 4, 64, 0, 16, 1, {300}, QR_DTYPE_BF16},
+        {9, 3, 64, 0, 16, 2, {290, 40}, QR_DTYPE_F16},   {4, 4, 64, 0, 16, 1, {265}, QR_DTYPE_BF16},
         {8, 2, 128, 0, 16, 1, {270}, QR_DTYPE_F32},      {32, 1, 16, 0, 16, 1, {65}, QR_DTYPE_F16},
-        {7, 7, 8, 0, 16, 3, {60, 17, 33}, QR_DTYPE_F32}, {6, 2, 80, 20, 16, 2, {90, 300}, QR_DTYPE_BF16},
-        {2, 1, 256, 0, 32, 1, {280}, QR_DTYPE_F16},      {5, 1, 24, 300, 8, 1, {700}, QR_DTYPE_F32},
-        {4, 2, 64, 1, 16, 1, {40}, QR_DTYPE_F16},        {8, 8, 96, 0, 512, 1, {600}, QR_DTYPE_F16},
-        {60, 1, 8, 0, 16, 1, {30}, QR_DTYPE_F32},        {3, 1, 64, 256, 24, 2, {520, 20}, QR_DTYPE_BF16},
+        {7, 7, 8, 0, 16, 3, {60, 17, 33}, QR_DTYPE_F32}, {6, 2, 80, 20, 16, 2, {90, 270}, QR_DTYPE_BF16},
+        {2, 1, 256, 0, 32, 1, {280}, QR_DTYPE_F16},      {5, 1, 24, 300, 8, 1, {560}, QR_DTYPE_F32},
+        {4, 2, 64, 1, 16, 1, {40}, QR_DTYPE_F16},        {8, 8, 96, 0, 512, 1, {530}, QR_DTYPE_F16},
+        {60, 1, 8, 0, 16, 1, {30}, QR_DTYPE_F32},        {3, 1, 64, 256, 24, 2, {530, 20}, QR_DTYPE_BF16},
     };
     int failed = 0;
     for (size_t i = 0; i < QR_COUNT_OF(shapes); i++)
@@ -330,7 +330,7 @@ static void odd_shapes_are_right_and_bit_equal_however_they_are_cut(void **state
     (void)state;
     uint64_t rng = 7;
     int failed = 0;
-    for (int i = 0; i < 24; i++) {
+    for (int i = 0; i < 16; i++) {
         static const int32_t dims[] = {8, 16, 40, 64, 72, 2, 18, 36, 100, 130},
                              blocks[] = {8, 16, 16, 24, 40, 128};
         shape s = {.n_kv = between(&rng, 1, 4),

@@ -13,8 +13,8 @@ static qr_status open_net(net_run *run, qr_error *err)
         status = qr_config_read(run->weights, NULL, &run->arena, &run->config, err);
     if (status == QR_OK)
         status = qr_device_open(&(qr_device_options){.device = o->device != NULL ? o->device : "cpu",
-                                                      .isa = o->isa,
-                                                      .threads = o->threads},
+                                                     .isa = o->isa,
+                                                     .threads = o->threads},
                                 &run->device, err);
     if (status == QR_OK)
         status = qr_net_bind(run->weights, &run->config, &run->net, err);

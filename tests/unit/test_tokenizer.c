@@ -286,7 +286,7 @@ static void folder_brings_special_tokens_and_template(void **state)
     temp_dir_write_text(
         &dir, "tokenizer_config.json",
         "{\"bos_token\":\"<b>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizer\","
-                        "\"additional_special_tokens\":[\"<x>\",\"<|a|>\"],"
+        "\"additional_special_tokens\":[\"<x>\",\"<|a|>\"],"
         "\"added_tokens_decoder\":{\"17\":{\"content\":\"<c>\",\"special\":true}},"
         "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T\"},{\"name\":\"default\",\"template\":"
         "\"D\"}]}");

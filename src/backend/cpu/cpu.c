@@ -15,12 +15,9 @@ static bool isa_present(cpu_isa isa)
 {
     const qr_cpu_features *has = qr_cpu_detect();
     switch (isa) {
-    case CPU_ISA_AVX512:
-        return has->avx2 && has->avx512 && has->avx512_vnni;
-    case CPU_ISA_AVX2:
-        return has->avx2;
-    case CPU_ISA_GENERIC:
-        break;
+    case CPU_ISA_AVX512: return has->avx2 && has->avx512 && has->avx512_vnni;
+    case CPU_ISA_AVX2: return has->avx2;
+    case CPU_ISA_GENERIC: break;
     }
     return true;
 }
@@ -91,7 +88,10 @@ static uint64_t cpu_memory_available(const qr_device *device)
     return qr_memory_available();
 }
 
-static int cpu_host_threads(const qr_device *device) { return cpu_pool_threads(((const cpu_device *)device)->pool); }
+static int cpu_host_threads(const qr_device *device)
+{
+    return cpu_pool_threads(((const cpu_device *)device)->pool);
+}
 
 static void cpu_host_run(qr_device *device, int64_t count, qr_host_task task, void *arg)
 {

@@ -30,15 +30,15 @@ typedef struct cpu_device {
     cpu_isa isa;
     bool vnni, bf16;
     cpu_pool *pool;
-    qr_arena vectors; /* norms and biases as F32 */
+    qr_arena vectors;           /* norms and biases as F32 */
     struct cpu_region *regions; /* packed weights (pack.c) */
     const struct cpu_linear_kernels *linear;
     const struct cpu_vector_kernels *vector;
 } cpu_device;
 
 typedef struct cpu_kv {
-    qr_kv base; /* first */
-    void **pages;     /* [n_layers] K and V pages of a layer; layout is kv.c's and attention's secret */
+    qr_kv base;   /* first */
+    void **pages; /* [n_layers] K and V pages of a layer; layout is kv.c's and attention's secret */
     size_t *page_bytes;
 } cpu_kv;
 

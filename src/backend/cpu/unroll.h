@@ -17,7 +17,7 @@
 
 /* The vector as it is now: integer sums may be taken in any order, and the compiler would make trees of our chains that
  * want more registers than there are. */
-#define CPU_KEEP(vector) __asm__("" : "+x"(vector))
+#define CPU_KEEP(vector)   __asm__("" : "+x"(vector))
 
 /* CPU_ROLLED before a loop: its body is long enough; clang would unroll it and compile for minutes. */
 

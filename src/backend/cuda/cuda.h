@@ -46,10 +46,9 @@ typedef struct cuda_device {
     cudaError_t error; /* the first since the device was opened */
     const char *error_op;
     struct cuda_memory *owned;
-    float *prefill_sums; /* for cuda_attention_job */
     cuda_step step;
     cuda_draws draws;
-    void *staging[2];   /* pinned: weights on their way in */
+    void *staging[2]; /* pinned: weights on their way in */
     cudaEvent_t staged[2];
     void *device_staging;
     float *host_logits; /* pinned */
@@ -69,7 +68,8 @@ static inline cuda_device *cuda_of(qr_device *device) { return (cuda_device *)de
 /* Keeps the first error; true when all is well. */
 bool cuda_check(cuda_device *device, cudaError_t error, const char *op);
 /* qr_fail with the device's name and the runtime's word for the error. */
-qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what, qr_error *err);
+qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what,
+                    qr_error *err);
 
 /* ---- memory.c ---- */
 
@@ -90,8 +90,8 @@ void cuda_staging_close(cuda_device *);
 
 /* ---- kv.c ---- */
 
-qr_status cuda_kv_open(qr_device *, const qr_kv_spec *, int n_layers, int32_t n_blocks, int32_t block_size, qr_dtype,
-                       qr_kv **, qr_error *);
+qr_status cuda_kv_open(qr_device *, const qr_kv_spec *, int n_layers, int32_t n_blocks, int32_t block_size,
+                       qr_dtype, qr_kv **, qr_error *);
 void cuda_kv_close(qr_kv *);
 cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer);
 
@@ -134,19 +134,20 @@ void cuda_rmsnorm(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor
 void cuda_add(qr_device *, qr_tensor x, qr_tensor y);
 void cuda_add_rmsnorm(qr_device *, qr_tensor x, qr_tensor delta, const float *w, float eps, qr_tensor y);
 size_t cuda_linear_scratch_bytes(const qr_device *, int64_t rows, int64_t cols);
-void cuda_linear(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count, qr_tensor *y,
-                 void *scratch);
+void cuda_linear(qr_device *, qr_tensor x, const qr_weight *const *w, const float *const *bias, int count,
+                 qr_tensor *y, void *scratch);
 void cuda_linear_swiglu(qr_device *, qr_tensor x, const qr_weight *gate, const qr_weight *up, qr_tensor y,
                         void *scratch);
 void cuda_act_mul(qr_device *, qr_tensor gate, qr_tensor up, qr_activation);
 void cuda_head_norm(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
 qr_status cuda_rope_prepare(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
 void cuda_rope_release(qr_device *, qr_rope_table *);
-void cuda_rope_apply(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
+void cuda_rope_apply(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *,
+                     const int32_t *positions);
 void cuda_kv_store(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
 size_t cuda_attention_scratch_bytes(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);
-void cuda_attention(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads, float scale,
-                    qr_tensor y, void *scratch);
+void cuda_attention(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads,
+                    float scale, qr_tensor y, void *scratch);
 void cuda_gather(qr_device *, qr_tensor x, const int32_t *rows, qr_tensor y);
 const float *cuda_logits(qr_device *, qr_tensor logits);
 

@@ -17,7 +17,8 @@ bool cuda_check(cuda_device *device, cudaError_t error, const char *op)
     return false;
 }
 
-qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what, qr_error *err)
+qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what,
+                    qr_error *err)
 {
     return qr_fail(err, status, "cuda:%d: %s: %s", device->ordinal, what, cudaGetErrorString(error));
 }
@@ -51,8 +52,9 @@ static qr_status find_device(int ordinal, struct cudaDeviceProp *facts, qr_error
     if (error != cudaSuccess)
         return qr_fail(err, QR_UNSUPPORTED, "device: cuda:%d: %s", ordinal, cudaGetErrorString(error));
     if (facts->major != 9)
-        return qr_fail(err, QR_UNSUPPORTED, "device: cuda:%d: %.64s has compute capability %d.%d; this build serves 9.0",
-                       ordinal, facts->name, facts->major, facts->minor);
+        return qr_fail(err, QR_UNSUPPORTED,
+                       "device: cuda:%d: %.64s has compute capability %d.%d; this build serves 9.0", ordinal,
+                       facts->name, facts->major, facts->minor);
     return QR_OK;
 }
 
@@ -74,9 +76,7 @@ static qr_status open_parts(cuda_device *device, qr_error *err)
     error = cuda_gemm_init(workspace, device->sm_count);
     if (error != cudaSuccess)
         return cuda_fail(device, QR_DEVICE_FAILED, error, "products", err);
-    device->prefill_sums = cuda_own(device, 2 * (size_t)device->sm_count * CUDA_PREFILL_ROWS * 128 * sizeof(float),
-                                    "attention", err);
-    qr_status status = device->prefill_sums != NULL ? cuda_staging_open(device, err) : QR_OUT_OF_MEMORY;
+    qr_status status = cuda_staging_open(device, err);
     if (status == QR_OK)
         status = cuda_step_open(device, err);
     return status == QR_OK ? cuda_draws_open(device, err) : status;
@@ -113,8 +113,8 @@ static qr_status cuda_open(const qr_device_options *options, qr_device **out, qr
     device->ordinal = ordinal;
     device->sm_count = facts.multiProcessorCount;
     device->memory_total = facts.totalGlobalMem;
-    snprintf(device->base.description, sizeof(device->base.description), "cuda:%d %.64s, sm_%d%d, %d SMs", ordinal,
-             facts.name, facts.major, facts.minor, facts.multiProcessorCount);
+    snprintf(device->base.description, sizeof(device->base.description), "cuda:%d %.64s, sm_%d%d, %d SMs",
+             ordinal, facts.name, facts.major, facts.minor, facts.multiProcessorCount);
     status = open_parts(device, err);
     if (status != QR_OK) {
         cuda_close(&device->base);

@@ -74,7 +74,8 @@ void cuda_draws_logits(cuda_device *device, qr_tensor logits)
     for (; d->host_copied < d->host_count; d->host_copied++)
         cuda_check(device,
                    cudaMemcpyAsync((char *)device->host_logits + (size_t)d->host_copied * row,
-                                   (const char *)logits.data + (size_t)(d->host_rows[d->host_copied] - d->first) * row,
+                                   (const char *)logits.data +
+                                       (size_t)(d->host_rows[d->host_copied] - d->first) * row,
                                    row, cudaMemcpyDeviceToHost, device->stream),
                    "logits");
 }
@@ -115,7 +116,10 @@ void cuda_draw_rows(qr_device *base, qr_tensor logits, const qr_draw *draws, int
         cuda_draws_logits(device, logits);
 }
 
-int32_t cuda_drawn(const qr_device *device, int32_t row) { return ((const cuda_device *)device)->draws.ids[row]; }
+int32_t cuda_drawn(const qr_device *device, int32_t row)
+{
+    return ((const cuda_device *)device)->draws.ids[row];
+}
 
 const float *cuda_drawn_logits(const qr_device *base, int32_t row)
 {

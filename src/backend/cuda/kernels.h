@@ -17,10 +17,10 @@ extern "C" {
 /* ---- A step's facts in device memory: one block of int32, filled by one copy (step.c) ---- */
 
 enum {
-    CUDA_META_STRIDE,     /* entries of a sequence in a block table */
-    CUDA_META_TASKS,      /* + group: decode tasks */
-    CUDA_META_TASK_LIST = CUDA_META_TASKS + 2, /* + group: where the (sequence, split) pairs begin */
-    CUDA_META_TABLE = CUDA_META_TASK_LIST + 2, /* + group: where the block table begins */
+    CUDA_META_STRIDE,                           /* entries of a sequence in a block table */
+    CUDA_META_TASKS,                            /* + group: decode tasks */
+    CUDA_META_TASK_LIST = CUDA_META_TASKS + 2,  /* + group: where the (sequence, split) pairs begin */
+    CUDA_META_TABLE = CUDA_META_TASK_LIST + 2,  /* + group: where the block table begins */
     CUDA_META_FIRST_TASK = CUDA_META_TABLE + 2, /* + group: where each sequence's first task stands */
     CUDA_META_HEADER = 32
 };
@@ -36,8 +36,8 @@ typedef struct cuda_rows { /* rows of an activation */
 cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const int32_t *ids, cuda_rows y_f32);
 cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x_f32, const float *w, float eps, cuda_rows y);
 cudaError_t cuda_launch_add(cudaStream_t s, cuda_rows x_f32, cuda_rows delta);
-cudaError_t cuda_launch_add_rmsnorm(cudaStream_t s, cuda_rows x_f32, cuda_rows delta, const float *w, float eps,
-                                    cuda_rows y);
+cudaError_t cuda_launch_add_rmsnorm(cudaStream_t s, cuda_rows x_f32, cuda_rows delta, const float *w,
+                                    float eps, cuda_rows y);
 /* activation: qr_activation */
 cudaError_t cuda_launch_act_mul(cudaStream_t s, cuda_rows gate, cuda_rows up, int activation);
 /* item: bytes of a number */
@@ -50,9 +50,10 @@ typedef struct cuda_rope {
     int32_t rotary, positions;
     bool interleaved;
 } cuda_rope;
-cudaError_t cuda_launch_rope_table(cudaStream_t s, const float *inv_freq, int32_t half, int64_t positions, float scale,
-                                   float *cos_sin);
-cudaError_t cuda_launch_rope(cudaStream_t s, cuda_rows x, int32_t head_dim, cuda_rope rope, const int32_t *positions);
+cudaError_t cuda_launch_rope_table(cudaStream_t s, const float *inv_freq, int32_t half, int64_t positions,
+                                   float scale, float *cos_sin);
+cudaError_t cuda_launch_rope(cudaStream_t s, cuda_rows x, int32_t head_dim, cuda_rope rope,
+                             const int32_t *positions);
 cudaError_t cuda_launch_head_norm(cudaStream_t s, cuda_rows x, int32_t head_dim, const float *w, float eps);
 
 /* ---- KV pages: a layer's keys lie [block][head][slot][dim], its values [block][head][slot / lanes][dim][lanes] with
@@ -82,8 +83,10 @@ cudaError_t cuda_launch_kv_store(cudaStream_t s, const cuda_step_view *step, con
 
 /* ---- Attention ---- */
 
-enum { CUDA_SPLIT = 256, /* keys of a partial softmax, by absolute position */
-       CUDA_PREFILL_ROWS = 128 /* query rows x heads of a prefill tile */ };
+enum {
+    CUDA_SPLIT = 256,       /* keys of a partial softmax, by absolute position */
+    CUDA_PREFILL_ROWS = 128 /* query rows x heads of a prefill tile */
+};
 
 typedef struct cuda_attention_job {
     cuda_rows q, y;
@@ -91,7 +94,6 @@ typedef struct cuda_attention_job {
     float scale;
     cuda_layer_pages pages;
     float *partials; /* decode: [tasks][n_heads][dim + 2]: values, then maximum and sum */
-    float *sums;     /* prefill: [2 sm_count][CUDA_PREFILL_ROWS][128] */
     int32_t task_begin, task_end, seq_begin, seq_end; /* of decode tasks: those whose partial results fit */
     int sm_count;
 } cuda_attention_job;
@@ -99,7 +101,8 @@ typedef struct cuda_attention_job {
 bool cuda_attention_fits(int32_t n_heads, const cuda_layer_pages *pages);
 cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_launch_prefill(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
-cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
+cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step,
+                                      const cuda_attention_job *job);
 cudaError_t cuda_attention_init(void);
 
 /* ---- draw.cu ---- */

@@ -27,8 +27,8 @@ static qr_status take_layers(cuda_kv *kv, qr_error *err)
     return QR_OK;
 }
 
-qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks, int32_t block_size,
-                       qr_dtype dtype, qr_kv **out, qr_error *err)
+qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks,
+                       int32_t block_size, qr_dtype dtype, qr_kv **out, qr_error *err)
 {
     QR_ASSERT(dtype == QR_DTYPE_F32 || dtype == QR_DTYPE_F16 || dtype == QR_DTYPE_BF16);
     int32_t windows[QR_KV_GROUPS_MAX] = {0};
@@ -36,7 +36,8 @@ qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers,
     QR_ASSERT(n_groups > 0);
     for (int i = 0; i < n_layers; i++)
         if (specs[i].head_dim > 512)
-            return qr_fail(err, QR_UNSUPPORTED, "cuda: heads of %d numbers; up to 512 are served", specs[i].head_dim);
+            return qr_fail(err, QR_UNSUPPORTED, "cuda: heads of %d numbers; up to 512 are served",
+                           specs[i].head_dim);
     cuda_kv *kv = qr_calloc(1, sizeof(*kv));
     qr_kv_spec *own_specs = qr_calloc((size_t)n_layers, sizeof(*own_specs));
     memcpy(own_specs, specs, (size_t)n_layers * sizeof(*specs));

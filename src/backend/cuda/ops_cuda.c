@@ -18,7 +18,9 @@ void cuda_embed(qr_device *base, const qr_weight *table, const int32_t *ids, qr_
     cuda_device *device = cuda_of(base);
     (void)ids; /* the batch's: in device memory already */
     if (!cuda_idle(device))
-        cuda_check(device, cuda_launch_embed(device->stream, table->packed, device->step.view.ids, rows_of(y)), "embed");
+        cuda_check(device,
+                   cuda_launch_embed(device->stream, table->packed, device->step.view.ids, rows_of(y)),
+                   "embed");
 }
 
 void cuda_rmsnorm(qr_device *base, qr_tensor x, const float *w, float eps, qr_tensor y)
@@ -98,7 +100,8 @@ void cuda_act_mul(qr_device *base, qr_tensor gate, qr_tensor up, qr_activation a
 {
     cuda_device *device = cuda_of(base);
     if (!cuda_idle(device))
-        cuda_check(device, cuda_launch_act_mul(device->stream, rows_of(gate), rows_of(up), (int)activation), "act_mul");
+        cuda_check(device, cuda_launch_act_mul(device->stream, rows_of(gate), rows_of(up), (int)activation),
+                   "act_mul");
 }
 
 void cuda_gather(qr_device *base, qr_tensor x, const int32_t *rows, qr_tensor y)
@@ -126,7 +129,8 @@ qr_status cuda_rope_prepare(qr_device *base, qr_rope_table *table, int64_t posit
     float *inv_freq = NULL;
     prepared_rope *rope = qr_calloc(1, sizeof(*rope));
     rope->positions = positions;
-    cudaError_t error = cudaMalloc((void **)&rope->cos_sin, (size_t)positions * (size_t)half * 2 * sizeof(float));
+    cudaError_t error =
+        cudaMalloc((void **)&rope->cos_sin, (size_t)positions * (size_t)half * 2 * sizeof(float));
     if (error == cudaSuccess)
         error = cudaMalloc((void **)&inv_freq, (size_t)half * sizeof(float));
     if (error == cudaSuccess)
@@ -134,7 +138,8 @@ qr_status cuda_rope_prepare(qr_device *base, qr_rope_table *table, int64_t posit
     if (error == cudaSuccess)
         error = cudaDeviceSynchronize();
     if (error == cudaSuccess)
-        error = cuda_launch_rope_table(device->stream, inv_freq, half, positions, table->scale, rope->cos_sin);
+        error =
+            cuda_launch_rope_table(device->stream, inv_freq, half, positions, table->scale, rope->cos_sin);
     if (error == cudaSuccess)
         error = cudaStreamSynchronize(device->stream);
     cudaFree(inv_freq);
@@ -158,7 +163,8 @@ void cuda_rope_release(qr_device *device, qr_rope_table *table)
     table->prepared = NULL;
 }
 
-void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_rope_table *table, const int32_t *positions)
+void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_rope_table *table,
+                     const int32_t *positions)
 {
     (void)positions;
     cuda_device *device = cuda_of(base);
@@ -168,7 +174,8 @@ void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_ro
                       .positions = (int32_t)prepared->positions,
                       .interleaved = table->interleaved};
     if (!cuda_idle(device))
-        cuda_check(device, cuda_launch_rope(device->stream, rows_of(x), head_dim, rope, device->step.view.positions),
+        cuda_check(device,
+                   cuda_launch_rope(device->stream, rows_of(x), head_dim, rope, device->step.view.positions),
                    "rope");
 }
 
@@ -190,7 +197,8 @@ void cuda_kv_store(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch,
         cuda_check(device, cuda_launch_kv_store(device->stream, &device->step.view, &job), "kv_store");
 }
 
-size_t cuda_attention_scratch_bytes(const qr_device *base, int32_t n_heads, int32_t head_dim, const qr_batch *batch)
+size_t cuda_attention_scratch_bytes(const qr_device *base, int32_t n_heads, int32_t head_dim,
+                                    const qr_batch *batch)
 {
     ((cuda_device *)base)->n_heads = n_heads; /* planned before any step: what tiles are cut by */
     int64_t tasks = 0;
@@ -221,13 +229,14 @@ static void run_decode(cuda_device *device, cuda_attention_job *job)
         job->seq_begin = seq;
         job->seq_end = end;
         if (job->task_end > job->task_begin)
-            cuda_check(device, cuda_launch_decode(device->stream, &device->step.view, job), "attention (decode)");
+            cuda_check(device, cuda_launch_decode(device->stream, &device->step.view, job),
+                       "attention (decode)");
         seq = end;
     }
 }
 
-void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch, qr_tensor q, int32_t n_heads,
-                    float scale, qr_tensor y, void *scratch)
+void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch, qr_tensor q,
+                    int32_t n_heads, float scale, qr_tensor y, void *scratch)
 {
     (void)batch;
     cuda_device *device = cuda_of(base);
@@ -238,7 +247,6 @@ void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch
                               .scale = (float)((double)scale * 1.4426950408889634),
                               .pages = cuda_kv_layer((cuda_kv *)kv, layer),
                               .partials = scratch,
-                              .sums = device->prefill_sums,
                               .sm_count = device->sm_count};
     if (cuda_idle(device))
         return;

@@ -42,7 +42,8 @@ static int32_t *take(fact_writer *w, size_t count)
 }
 
 /* `count` numbers, filled up to `room` with next, next + step, ... */
-static const int32_t *put(fact_writer *w, const int32_t *from, size_t count, size_t room, int32_t next, int32_t step)
+static const int32_t *put(fact_writer *w, const int32_t *from, size_t count, size_t room, int32_t next,
+                          int32_t step)
 {
     int32_t *to = take(w, room);
     memcpy(to, from, count * sizeof(int32_t));
@@ -78,7 +79,8 @@ static void put_tasks(fact_writer *w, const qr_batch *b, int group, int32_t wind
         first_task[seq] = count;
         if (!is_single(b, seq))
             continue;
-        int32_t splits = split_count(b->context_len[seq], window), last = (b->context_len[seq] - 1) / CUDA_SPLIT;
+        int32_t splits = split_count(b->context_len[seq], window),
+                last = (b->context_len[seq] - 1) / CUDA_SPLIT;
         for (int32_t split = last - splits + 1; split <= last; split++, count++) {
             int32_t *task = take(w, 2);
             task[0] = seq;
@@ -95,7 +97,8 @@ static void put_tiles(fact_writer *w, const qr_batch *b, int32_t tile_rows)
     view->prefill_offset = (int32_t)w->used;
     view->prefill_tiles = 0;
     for (int32_t seq = 0; seq < b->n_seqs; seq++) {
-        for (int32_t row = b->seq_start[seq]; row < b->seq_start[seq + 1] && !is_single(b, seq); row += tile_rows) {
+        for (int32_t row = b->seq_start[seq]; row < b->seq_start[seq + 1] && !is_single(b, seq);
+             row += tile_rows) {
             int32_t *tile = take(w, 2);
             tile[0] = seq;
             tile[1] = row;
@@ -156,7 +159,9 @@ static void grow(cuda_device *device, const qr_batch *b, int32_t padded)
     while (!has_room(step, b, padded) && device->error == cudaSuccess) {
         size_t capacity = 2 * step->capacity;
         int32_t *host = NULL;
-        if (!cuda_check(device, cudaHostAlloc((void **)&host, capacity * sizeof(int32_t), cudaHostAllocDefault), "step"))
+        if (!cuda_check(device,
+                        cudaHostAlloc((void **)&host, capacity * sizeof(int32_t), cudaHostAllocDefault),
+                        "step"))
             return;
         cuda_graphs_forget(device);
         cudaFreeHost(step->host);
@@ -225,7 +230,7 @@ const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from
     step->view.has_decode = step->host[CUDA_META_TASKS] > 0;
     step->used = w.used;
     step->bucket = replay ? bucket_of(padded, &padded) : -1;
-    step->mode = !replay                               ? CUDA_MODE_EAGER
+    step->mode = !replay                              ? CUDA_MODE_EAGER
                  : step->graphs[step->bucket] != NULL ? CUDA_MODE_REPLAY
                                                       : CUDA_MODE_RECORD;
     device->draws.host_count = device->draws.host_copied = 0;
@@ -250,7 +255,8 @@ void cuda_step_begin(qr_device *base, qr_kv *kv, const qr_batch *batch)
         return;
     cuda_check(device, cudaSetDevice(device->ordinal), "step");
     if (device->step.mode == CUDA_MODE_RECORD)
-        cuda_check(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal), "recording");
+        cuda_check(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
+                   "recording");
     else
         upload_facts(device);
 }
@@ -260,7 +266,8 @@ static void end_recording(cuda_device *device)
     cudaGraph_t graph = NULL;
     cudaError_t error = cudaStreamEndCapture(device->stream, &graph);
     if (cuda_check(device, error, "recording") && device->error == cudaSuccess) {
-        cuda_check(device, cudaGraphInstantiate(&device->step.graphs[device->step.bucket], graph, 0), "recording");
+        cuda_check(device, cudaGraphInstantiate(&device->step.graphs[device->step.bucket], graph, 0),
+                   "recording");
         device->step.graph_logits[device->step.bucket] = device->draws.logits;
     }
     if (graph != NULL)

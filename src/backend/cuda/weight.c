@@ -38,7 +38,8 @@ void cuda_staging_close(cuda_device *device)
 
 static size_t bf16_bytes(const qr_weight *w) { return (size_t)w->rows * (size_t)w->cols * 2; }
 
-size_t cuda_weight_prepared_bytes(const qr_device *device, const qr_weight *w, const qr_prepare_options *options)
+size_t cuda_weight_prepared_bytes(const qr_device *device, const qr_weight *w,
+                                  const qr_prepare_options *options)
 {
     (void)device;
     (void)options;
@@ -104,8 +105,9 @@ qr_status cuda_weight_prepare(qr_device *base, qr_weight *w, const qr_prepare_op
     w->packed_bytes = bf16_bytes(w);
     w->layout = 1;
     if (options->dummy_seed != 0)
-        error = cuda_launch_dummy(device->stream, options->dummy_seed ^ qr_hash64(w->name, strlen(w->name), 0),
-                                  w->rows * w->cols, dummy_sigma, w->packed);
+        error =
+            cuda_launch_dummy(device->stream, options->dummy_seed ^ qr_hash64(w->name, strlen(w->name), 0),
+                              w->rows * w->cols, dummy_sigma, w->packed);
     else
         error = upload(device, w);
     if (error == cudaSuccess)
