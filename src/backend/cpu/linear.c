@@ -279,9 +279,9 @@ void cpu_linear(qr_device *device, qr_tensor x, const qr_weight *const *w, const
 
 /* ---- Gated MLP ---- */
 
-/* Gate goes to its place in y, up waits beside it for a tile of so many rows and values in all: 32 KB of stack. Few rows
+/* Gate goes to its place in y, up waits beside it for a tile of so many rows and values in all: 8 KB of stack. Few rows
  * make wide tiles, so that memory is read in long runs. */
-enum { SWIGLU_ROWS = 32, SWIGLU_VALUES = 8192 };
+enum { SWIGLU_ROWS = 32, SWIGLU_VALUES = 2048 };
 
 static void swiglu_tile(const linear_job *job, cpu_tile tile)
 {
