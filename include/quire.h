@@ -34,22 +34,24 @@ extern "C" {
 
 /* ---- Status ---------------------------------------------------------------------------------------- */
 
-/*      name               code  HTTP  text */
-#define QR_STATUS_MAP(X)                            \
-    X(OK, 0, 200, "ok")                             \
-    X(INVALID_ARGUMENT, 1, 400, "invalid argument") \
-    X(NOT_FOUND, 2, 404, "not found")               \
-    X(IO_ERROR, 3, 500, "input/output error")       \
-    X(BAD_FILE, 4, 500, "malformed file")           \
-    X(UNSUPPORTED, 5, 400, "not supported")         \
-    X(LIMIT_EXCEEDED, 6, 400, "limit exceeded")     \
-    X(OUT_OF_MEMORY, 7, 500, "out of memory")       \
-    X(BUSY, 8, 429, "too many requests")            \
-    X(CANCELLED, 9, 499, "cancelled")               \
-    X(DEVICE_FAILED, 10, 500, "device failed")      \
-    X(CLOSED, 11, 503, "shutting down")             \
-    X(NETWORK, 12, 502, "network error")            \
-    X(DENIED, 13, 401, "access denied")
+/* clang-format off */
+/*    name              code HTTP  text */
+#define QR_STATUS_MAP(X)                                  \
+    X(OK,               0,   200, "ok")                   \
+    X(INVALID_ARGUMENT, 1,   400, "invalid argument")     \
+    X(NOT_FOUND,        2,   404, "not found")            \
+    X(IO_ERROR,         3,   500, "input/output error")   \
+    X(BAD_FILE,         4,   500, "malformed file")       \
+    X(UNSUPPORTED,      5,   400, "not supported")        \
+    X(LIMIT_EXCEEDED,   6,   400, "limit exceeded")       \
+    X(OUT_OF_MEMORY,    7,   500, "out of memory")        \
+    X(BUSY,             8,   429, "too many requests")    \
+    X(CANCELLED,        9,   499, "cancelled")            \
+    X(DEVICE_FAILED,    10,  500, "device failed")        \
+    X(CLOSED,           11,  503, "shutting down")        \
+    X(NETWORK,          12,  502, "network error")        \
+    X(DENIED,           13,  401, "access denied")
+/* clang-format on */
 
 typedef enum qr_status {
 #define X(name, code, http, text) QR_##name = code,

@@ -249,7 +249,8 @@ __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(cuda_step_view step
 template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
 {
     int works = job->pages.kv_heads * step->prefill_tiles, blocks = job->sm_count;
-    return cuda_launch(prefill_kernel<T, D>, dim3(static_cast<unsigned>(works < blocks ? works : blocks)), dim3(THREADS), sizeof(prefill_shared<T, D>), s, *step, *job);
+    return cuda_launch(prefill_kernel<T, D>, dim3(static_cast<unsigned>(works < blocks ? works : blocks)),
+                       dim3(THREADS), sizeof(prefill_shared<T, D>), s, *step, *job);
 }
 
 template <typename T, int D> cudaError_t allow_shared()
