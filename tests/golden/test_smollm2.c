@@ -55,6 +55,29 @@ static void open_model(net_run *run, const char *isa, int32_t rows)
         fail_msg("%s", err.message);
 }
 
+static double logprob(const float *logits, int32_t vocab, int32_t id)
+{
+    double top = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < vocab; i++)
+        top = fmax(top, (double)logits[i]);
+    for (int32_t i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - top);
+    return (double)logits[id] - top - log(sum);
+}
+
+/* KL(reference || ours) in nats. */
+static double divergence(const float *reference, const float *ours, int32_t vocab)
+{
+    double shift_r = logprob(reference, vocab, 0) - (double)reference[0];
+    double shift_o = logprob(ours, vocab, 0) - (double)ours[0];
+    double sum = 0;
+    for (int32_t i = 0; i < vocab; i++) {
+        double r = (double)reference[i] + shift_r;
+        sum += exp(r) * (r - ((double)ours[i] + shift_o));
+    }
+    return sum;
+}
+
 /* Greedy ids must be the reference's, whose choice leads by 0.08 at least. */
 static void the_chat_answer_is_the_reference_s(void **state)
 {
@@ -77,6 +100,9 @@ static void the_chat_answer_is_the_reference_s(void **state)
     }
     print_message("logits after the prompt: max|diff|/max|ref| %.2e\n", worst / largest);
     assert_true(worst / largest < 0.03);
+    double kl = divergence(want, logits, vocab);
+    print_message("KL of the next token's distribution: %.2e nats\n", kl);
+    assert_true(kl >= -1e-9 && kl < 1e-2);
     double worst_top = 0;
     int right = 0;
     for (int32_t k = 0; k < greedy; k++) {
@@ -91,16 +117,6 @@ static void the_chat_answer_is_the_reference_s(void **state)
     assert_int_equal(right, greedy);
     net_run_close(&run);
     qr_file_map_close(&map);
-}
-
-static double logprob(const float *logits, int32_t vocab, int32_t id)
-{
-    double top = -INFINITY, sum = 0;
-    for (int32_t i = 0; i < vocab; i++)
-        top = fmax(top, (double)logits[i]);
-    for (int32_t i = 0; i < vocab; i++)
-        sum += exp((double)logits[i] - top);
-    return (double)logits[id] - top - log(sum);
 }
 
 static void perplexity_is_within_half_a_percent_of_the_dequantised_model_s(void **state)
