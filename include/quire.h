@@ -133,7 +133,7 @@ typedef struct qr_model_options {
     size_t size;
     const char *path;   /* a Hugging Face folder or a .gguf file */
     const char *dtype;  /* "auto" (default), "float32", "bfloat16", "float16": how dense weights are held */
-    const char *device; /* "auto" (default), "cpu", "cuda", "cuda:1" */
+    const char *device; /* "auto" (default), "cpu", "cuda", "cuda:1", "sim:flops=4e14" (docs/sim.md) */
     const char *isa;    /* CPU kernels: "auto" (default), "generic", "avx2", "avx512" */
     int threads;        /* CPU worker threads; 0 (default): all CPUs this process may use */
     const char *hf_overrides; /* JSON object merged over config.json, or NULL */

@@ -11,6 +11,7 @@ static const qr_backend *const backends[] = {
     &qr_backend_cuda,
 #endif
     &qr_backend_cpu,
+    &qr_backend_sim, /* never by "auto": the CPU opens everywhere */
 };
 
 static bool option_is_auto(const char *text)
@@ -43,8 +44,8 @@ qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_e
     for (size_t i = 0; i < QR_COUNT_OF(backends); i++)
         if (names_backend(options->device, backends[i]->name))
             return backends[i]->open(options, out, err);
-    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu%s",
-                   options->device, QR_COUNT_OF(backends) > 1 ? ", cuda[:N]" : "");
+    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu, %ssim[:options]",
+                   options->device, QR_COUNT_OF(backends) > 2 ? "cuda[:N], " : "");
 }
 
 void qr_device_close(qr_device *device)

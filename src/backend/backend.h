@@ -54,6 +54,8 @@ typedef struct qr_backend {
      * while planning. */
     const qr_batch *(*step_batch)(qr_device *, qr_kv *, const qr_batch *, bool only_draws);
     void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
+    /* What the step's ops had to move and do (ops.h), told just before step_end; NULL: it does not ask. */
+    void (*step_work)(qr_device *, uint64_t bytes, uint64_t flops);
     qr_status (*step_end)(qr_device *, qr_error *);
 
     void (*embed)(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);
@@ -82,6 +84,6 @@ typedef struct qr_backend {
     const float *(*logits)(qr_device *, qr_tensor logits); /* to host memory; NULL: it is host memory */
 } qr_backend;
 
-extern const qr_backend qr_backend_cpu, qr_backend_cuda;
+extern const qr_backend qr_backend_cpu, qr_backend_cuda, qr_backend_sim;
 
 #endif

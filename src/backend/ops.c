@@ -97,7 +97,11 @@ qr_status qr_ops_end(qr_ops *ops, qr_error *err)
 {
     QR_ASSERT(ops->batch != NULL);
     ops->batch = NULL;
-    return ops->planning ? QR_OK : ops->backend->step_end(ops->device, err);
+    if (ops->planning)
+        return QR_OK;
+    if (ops->backend->step_work != NULL)
+        ops->backend->step_work(ops->device, ops->bytes, ops->flops);
+    return ops->backend->step_end(ops->device, err);
 }
 
 const qr_batch *qr_ops_batch(const qr_ops *ops) { return ops->batch; }

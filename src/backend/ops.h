@@ -25,7 +25,7 @@ typedef struct qr_ops qr_ops;
 /* ---- Devices ---- */
 
 typedef struct qr_device_options {
-    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1", "sim", "sim:flops=4e14,overhead=1e-3" */
     const char *isa;    /* "auto", "generic", "avx2", "avx512" */
     int threads;        /* 0: all */
 } qr_device_options;

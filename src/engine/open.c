@@ -250,6 +250,8 @@ static qr_status open_unloaded(qr_model *model, const qr_model_options *o, token
                                qr_error *err)
 {
     qr_status status = qr_weights_open(o->path, &model->weights, err);
+    if (status == QR_NOT_FOUND && model->net_options.dummy_seed != 0 && qr_file_is_dir(o->path))
+        status = qr_weights_open_empty(o->path, &model->weights, err); /* config.json alone will do */
     if (status != QR_OK)
         return status;
     tokenizer_load_begin(load, model->weights);
