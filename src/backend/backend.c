@@ -5,13 +5,14 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-/* The list of backends, the preferred first: "auto" takes the first that opens. A backend is a folder and a line. */
+/* The list of backends, the preferred first: "auto" takes the first that opens, but the last, which computes nothing.
+ * A backend is a folder and a line. */
 static const qr_backend *const backends[] = {
 #ifdef QR_WITH_CUDA
     &qr_backend_cuda,
 #endif
     &qr_backend_cpu,
-    &qr_backend_sim, /* never by "auto": the CPU opens everywhere */
+    &qr_backend_sim,
 };
 
 static bool option_is_auto(const char *text)
@@ -29,7 +30,7 @@ static bool names_backend(const char *text, const char *name)
 static qr_status open_auto(const qr_device_options *options, qr_device **out, qr_error *err)
 {
     qr_status status = QR_UNSUPPORTED;
-    for (size_t i = 0; i < QR_COUNT_OF(backends) && status != QR_OK; i++)
+    for (size_t i = 0; i + 1 < QR_COUNT_OF(backends) && status != QR_OK; i++)
         status = backends[i]->open(options, out, err);
     return status;
 }
@@ -44,8 +45,9 @@ qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_e
     for (size_t i = 0; i < QR_COUNT_OF(backends); i++)
         if (names_backend(options->device, backends[i]->name))
             return backends[i]->open(options, out, err);
-    return qr_fail(err, QR_UNSUPPORTED, "device: unknown \"%.32s\"; this build has: auto, cpu, %ssim[:options]",
-                   options->device, QR_COUNT_OF(backends) > 2 ? "cuda[:N], " : "");
+    return qr_fail(err, QR_UNSUPPORTED,
+                   "device: unknown \"%.32s\"; this build has: auto, cpu, %ssim[:options]", options->device,
+                   QR_COUNT_OF(backends) > 2 ? "cuda[:N], " : "");
 }
 
 void qr_device_close(qr_device *device)
