@@ -385,6 +385,9 @@ typedef struct qr_engine_stats {
     uint64_t bytes_moved_total; /* weight and KV bytes that the steps had to read: for % of the read limit */
     uint64_t flops_total;
     uint64_t engine_heap_allocations; /* by the engine thread since "ready": stays 0 */
+    /* By the device's own clock, where it has one (a GPU), else 0: in steps' first to last kernel, and between the
+     * last kernel of a step and the first of the next while there was work. */
+    uint64_t device_busy_ns_total, device_idle_ns_total;
 } qr_engine_stats;
 QR_API void qr_engine_get_stats(const qr_engine *engine, qr_engine_stats *stats); /* any thread */
 
@@ -487,10 +490,11 @@ QR_API void qr_hub_options_init(qr_hub_options *options);
  * hashes; *path (qr_string_free) is the snapshot folder, or the .gguf file in it. */
 QR_API qr_status qr_hub_pull(const qr_hub_options *options, char **path, qr_error *err);
 
-/* Measures (or reads from the cache, keyed by CPU model and thread count) this machine's limits, as a JSON
- * object: read bandwidth in GB/s by page size, peak of each instruction the kernels use in GFLOP/s or GOP/s.
- * Takes a few seconds when measured. threads 0: all. */
-QR_API qr_status qr_bench_limits(int threads, bool refresh, char **json, qr_error *err);
+/* Measures a device's limits, as a JSON object. A CPU (threads 0: all; read from the cache, keyed by its model and
+ * the thread count, unless `refresh`): read bandwidth in GB/s by page size, peak of each instruction the kernels use
+ * in GFLOP/s or GOP/s; takes a few seconds when measured. A GPU: read and copy in GB/s, BF16 products in TFLOP/s;
+ * takes 2 GiB of its memory and a second, and must not be called while an engine runs on it. */
+QR_API qr_status qr_bench_limits(const char *device, int threads, bool refresh, char **json, qr_error *err);
 
 #ifdef __cplusplus
 }

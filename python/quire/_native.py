@@ -197,6 +197,8 @@ class EngineStats(c.Structure):
         ("bytes_moved_total", c.c_uint64),
         ("flops_total", c.c_uint64),
         ("engine_heap_allocations", c.c_uint64),
+        ("device_busy_ns_total", c.c_uint64),
+        ("device_idle_ns_total", c.c_uint64),
     ]
 
 

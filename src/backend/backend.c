@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "quire.h"
 
 /* The list of backends, the preferred first: "auto" takes the first that opens, but the last, which computes nothing.
  * A backend is a folder and a line. */
@@ -80,6 +81,19 @@ void qr_device_host_run(qr_device *device, int64_t count, qr_host_task task, voi
     }
     for (int64_t i = 0; i < count; i++)
         task(arg, i, 0);
+}
+
+qr_status qr_bench_limits(const char *device_name, int threads, bool refresh, char **json, qr_error *err)
+{
+    const qr_device_options options = {.device = device_name, .threads = threads};
+    qr_device *device = NULL;
+    qr_status status = qr_device_open(&options, &device, err);
+    if (status == QR_OK && device->backend->limits == NULL)
+        status = qr_fail(err, QR_UNSUPPORTED, "limits: %s has none to measure", device->description);
+    else if (status == QR_OK)
+        status = device->backend->limits(device, refresh, json, err);
+    qr_device_close(device);
+    return status;
 }
 
 /* ---- Weights ---- */

@@ -26,6 +26,7 @@ typedef struct qr_backend {
     qr_status (*open)(const qr_device_options *options, qr_device **out, qr_error *err);
     void (*close)(qr_device *device);
     uint64_t (*memory_available)(const qr_device *device);
+    qr_status (*limits)(qr_device *, bool refresh, char **json, qr_error *); /* qr_bench_limits */
     int32_t block_size, batched_tokens;
     qr_dtype
         activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */

@@ -1,4 +1,4 @@
-/* quire bench: limits, throughput, latency, perplexity; each as a table or JSON, next to the measured limit. */
+/* quire bench: limits, throughput, latency, rows, perplexity; each as a table or JSON, next to the measured limit. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,19 +6,9 @@
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "cli/cli.h"
-
-typedef struct bench {
-    cli_options *options;
-    qr_model *model;
-    qr_engine *engine;
-    qr_poller *poller;
-    double read_limit; /* bytes a second, or 0 when it was not measured */
-    qr_json *result;
-} bench;
+#include "cli/bench.h"
 
 static qr_status finish(bench *b, qr_error *err)
 {
@@ -39,57 +29,54 @@ static qr_status finish(bench *b, qr_error *err)
 static qr_status bench_limits(bench *b, qr_error *err)
 {
     char *json = NULL;
-    qr_status status = qr_bench_limits(b->options->model.threads, b->options->refresh, &json, err);
+    const qr_model_options *model = &b->options->model;
+    qr_status status = qr_bench_limits(model->device, model->threads, b->options->refresh, &json, err);
     if (status == QR_OK)
         status = qr_json_parse(qr_str_of(json), &qr_json_limits_file, &b->result, err);
     qr_string_free(json);
     return status;
 }
 
-/* The read limit of this machine with these threads, for shares: the best of the page and load sizes. */
-static double read_limit(int threads)
+/* The limits of the device with these threads, for shares: of a CPU the best of the page and load sizes. */
+static void read_limits(bench *b)
 {
+    const qr_model_options *model = &b->options->model;
     char *json = NULL;
     qr_json *limits = NULL;
-    double best = 0;
-    if (qr_bench_limits(threads, false, &json, NULL) == QR_OK &&
+    if (qr_bench_limits(model->device, model->threads, false, &json, NULL) == QR_OK &&
         qr_json_parse(qr_str_of(json), &qr_json_limits_file, &limits, NULL) == QR_OK) {
+        double best = qr_json_number(qr_json_get(limits, "read_gb_per_s"), 0);
         const qr_json *read = qr_json_get(limits, "read");
         for (void *it = qr_json_iter(read); it != NULL; it = qr_json_iter_next(read, it))
             best = QR_MAX(best, qr_json_number(qr_json_get(qr_json_iter_value(it), "all_threads"), 0));
+        b->read_limit = best * 1e9;
+        b->flop_limit = qr_json_number(qr_json_get(limits, "bf16_tflop_per_s"), 0) * 1e12;
     }
-    qr_json_free(limits);
+    b->limits = limits;
     qr_string_free(json);
-    return best * 1e9;
 }
 
 /* ---- Requests of random ids ------------------------------------------------------------------------------------ */
 
-static qr_status submit_random(bench *b, int index, int32_t *ids, qr_request **request, qr_error *err)
+static qr_status submit_random(bench *b, const bench_batch *batch, int index, int32_t *ids,
+                               qr_request **request, qr_error *err)
 {
-    const cli_options *options = b->options;
     uint64_t state = (uint64_t)index + 1;
     int32_t vocab = qr_model_vocab_size(b->model);
-    for (int i = 0; i < options->bench_input; i++)
+    for (int i = 0; i < batch->input; i++)
         ids[i] = (int32_t)(qr_rng_next(&state) % (uint64_t)vocab);
     qr_request_options o;
     qr_request_options_init(&o);
     o.token_ids = ids;
-    o.token_count = (size_t)options->bench_input;
+    o.token_count = (size_t)batch->input;
     o.sampling.temperature = 0;
-    o.sampling.max_tokens = options->bench_output;
+    o.sampling.max_tokens = batch->output;
     o.sampling.ignore_eos = true;
     o.sampling.detokenize = false;
     return qr_request_submit(b->engine, b->poller, &o, request, err);
 }
 
-typedef struct batch_times {
-    double total_s, first_p50_s, first_max_s, decode_s; /* decode_s: from the last first token to the end */
-    uint64_t tokens, tokens_decode;                     /* tokens_decode: those made in decode_s */
-    qr_engine_stats prefilled;                          /* when every request had its first token */
-} batch_times;
-
-static qr_engine_stats stats_of(bench *b)
+qr_engine_stats bench_stats(bench *b)
 {
     qr_engine_stats stats = {.size = sizeof(stats)};
     qr_engine_get_stats(b->engine, &stats);
@@ -102,19 +89,21 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Submits `count` requests at once and waits for all. */
-static qr_status run_batch(bench *b, int first_index, int count, batch_times *times, qr_error *err)
+qr_status bench_run(bench *b, const bench_batch *batch, bench_times *times, qr_error *err)
 {
+    int count = batch->count;
     qr_request **requests = qr_calloc((size_t)count, sizeof(*requests));
     double *first = qr_calloc((size_t)count, sizeof(*first));
-    int32_t *ids = qr_calloc((size_t)b->options->bench_input, sizeof(*ids));
+    int32_t *ids = qr_calloc((size_t)batch->input, sizeof(*ids));
     qr_status status = QR_OK;
     uint64_t start = qr_clock_ns(), last_first = start, end = start;
+    uint64_t together = 0, tokens_seen = 0;
     int submitted = 0, open = 0, started = 0;
+    bool ended = false;
     for (; submitted < count && status == QR_OK; submitted++)
-        status = submit_random(b, first_index + submitted, ids, &requests[submitted], err);
+        status = submit_random(b, batch, batch->first_index + submitted, ids, &requests[submitted], err);
     open = status == QR_OK ? submitted : submitted - 1;
-    *times = (batch_times){0};
+    *times = (bench_times){0};
     while (open > 0 && status == QR_OK) {
         qr_event events[64];
         size_t got = qr_poller_poll(b->poller, events, QR_COUNT_OF(events), -1);
@@ -124,13 +113,23 @@ static qr_status run_batch(bench *b, int first_index, int count, batch_times *ti
                 qr_request_sample(events[i].request, 0).token_count == events[i].token_count)
                 started++;
             times->tokens += events[i].token_count;
+            times->tokens_together += started == count && !ended ? events[i].token_count : 0;
             if (events[i].finish == QR_FINISH_ERROR)
                 status = qr_fail(err, events[i].status, "%s", events[i].message);
             open -= events[i].finish != QR_FINISH_NONE;
+            ended = ended || events[i].finish != QR_FINISH_NONE;
         }
-        if (started == count && times->prefilled.size == 0)
-            times->prefilled = stats_of(b);
+        if (started == count && times->prefilled.size == 0) {
+            times->prefilled = bench_stats(b);
+            times->tokens_together = 0;
+            together = end;
+        }
+        if (!ended && together != 0) {
+            times->together_s = (double)(end - together) / 1e9;
+            tokens_seen = times->tokens_together;
+        }
     }
+    times->tokens_together = tokens_seen;
     uint64_t decoded_after = 0;
     for (int i = 0; i < count && status == QR_OK; i++) {
         qr_request_facts facts = qr_request_describe(requests[i]);
@@ -153,7 +152,7 @@ static qr_status run_batch(bench *b, int first_index, int count, batch_times *ti
     return status;
 }
 
-static void put_number(qr_json *object, const char *key, double value)
+void bench_put(qr_json *object, const char *key, double value)
 {
     qr_json_set(object, key, qr_json_new_real(value));
 }
@@ -168,58 +167,74 @@ static void put_settings(bench *b)
     qr_json_set(result, "output_len", qr_json_new_int(options->bench_output));
 }
 
-/* What the steps between two stats had to read, per second and as a share of the limit. */
-static void put_share(bench *b, const qr_engine_stats *before, const qr_engine_stats *after)
+void bench_put_share(bench *b, qr_json *result, const qr_engine_stats *before, const qr_engine_stats *after)
 {
     double seconds = (double)(after->step_ns_total - before->step_ns_total) / 1e9;
     if (seconds <= 0)
         return;
     double bytes = (double)(after->bytes_moved_total - before->bytes_moved_total) / seconds;
-    put_number(b->result, "read_gb_per_s", bytes / 1e9);
-    put_number(b->result, "gflop_per_s", (double)(after->flops_total - before->flops_total) / seconds / 1e9);
+    double flops = (double)(after->flops_total - before->flops_total) / seconds;
+    bench_put(result, "read_gb_per_s", bytes / 1e9);
+    bench_put(result, "gflop_per_s", flops / 1e9);
     if (b->read_limit > 0) {
-        put_number(b->result, "read_limit_gb_per_s", b->read_limit / 1e9);
-        put_number(b->result, "share_of_read_limit_percent", 100 * bytes / b->read_limit);
+        bench_put(result, "read_limit_gb_per_s", b->read_limit / 1e9);
+        bench_put(result, "share_of_read_limit_percent", 100 * bytes / b->read_limit);
     }
+    if (b->flop_limit > 0)
+        bench_put(result, "share_of_flop_limit_percent", 100 * flops / b->flop_limit);
+    double busy = (double)(after->device_busy_ns_total - before->device_busy_ns_total) / 1e9;
+    double idle = (double)(after->device_idle_ns_total - before->device_idle_ns_total) / 1e9;
+    if (busy > 0)
+        bench_put(result, "device_idle_percent", 100 * idle / (busy + idle));
 }
 
 static qr_status bench_throughput(bench *b, qr_error *err)
 {
     const cli_options *options = b->options;
-    batch_times warm, times;
-    qr_status status = run_batch(b, 1 << 20, 1, &warm, err);
-    qr_engine_stats before = stats_of(b);
+    bench_batch one = {
+        .first_index = 1 << 20, .count = 1, .input = options->bench_input, .output = options->bench_output};
+    bench_batch all = one;
+    all.first_index = 0;
+    all.count = options->bench_prompts;
+    bench_times warm, times;
+    qr_status status = bench_run(b, &one, &warm, err);
+    qr_engine_stats before = bench_stats(b);
     if (status == QR_OK)
-        status = run_batch(b, 0, options->bench_prompts, &times, err);
+        status = bench_run(b, &all, &times, err);
     if (status != QR_OK)
         return status;
-    qr_engine_stats after = stats_of(b);
+    qr_engine_stats after = bench_stats(b);
     double input = (double)options->bench_prompts * options->bench_input;
     put_settings(b);
     qr_json_set(b->result, "num_prompts", qr_json_new_int(options->bench_prompts));
-    put_number(b->result, "elapsed_s", times.total_s);
-    put_number(b->result, "requests_per_s", options->bench_prompts / times.total_s);
-    put_number(b->result, "output_tokens_per_s", (double)times.tokens / times.total_s);
-    put_number(b->result, "total_tokens_per_s", ((double)times.tokens + input) / times.total_s);
-    put_number(b->result, "first_token_p50_s", times.first_p50_s);
-    put_number(b->result, "first_token_max_s", times.first_max_s);
-    put_share(b, &before, &after);
+    bench_put(b->result, "elapsed_s", times.total_s);
+    bench_put(b->result, "requests_per_s", options->bench_prompts / times.total_s);
+    bench_put(b->result, "output_tokens_per_s", (double)times.tokens / times.total_s);
+    bench_put(b->result, "total_tokens_per_s", ((double)times.tokens + input) / times.total_s);
+    bench_put(b->result, "first_token_p50_s", times.first_p50_s);
+    bench_put(b->result, "first_token_max_s", times.first_max_s);
+    bench_put_share(b, b->result, &before, &after);
     return QR_OK;
 }
 
 static qr_status bench_latency(bench *b, qr_error *err)
 {
     const cli_options *options = b->options;
-    batch_times times;
-    qr_status status = run_batch(b, 1 << 20, options->bench_batch, &times, err); /* warm-up */
+    bench_batch batch = {.first_index = 1 << 20,
+                         .count = options->bench_batch,
+                         .input = options->bench_input,
+                         .output = options->bench_output};
+    bench_times times;
+    qr_status status = bench_run(b, &batch, &times, err); /* warm-up */
     double *prefill = qr_calloc((size_t)options->bench_iterations, sizeof(double));
     double *decode = qr_calloc((size_t)options->bench_iterations, sizeof(double));
     qr_engine_stats after = {0};
     for (int i = 0; i < options->bench_iterations && status == QR_OK; i++) {
-        status = run_batch(b, i * options->bench_batch, options->bench_batch, &times, err);
+        batch.first_index = i * options->bench_batch;
+        status = bench_run(b, &batch, &times, err);
         prefill[i] = (double)options->bench_batch * options->bench_input / times.first_max_s;
         decode[i] = times.decode_s > 0 ? (double)times.tokens_decode / times.decode_s : 0;
-        after = stats_of(b);
+        after = bench_stats(b);
     }
     if (status == QR_OK) {
         size_t n = (size_t)options->bench_iterations;
@@ -227,12 +242,12 @@ static qr_status bench_latency(bench *b, qr_error *err)
         qsort(decode, n, sizeof(double), compare_doubles);
         put_settings(b);
         qr_json_set(b->result, "batch_size", qr_json_new_int(options->bench_batch));
-        put_number(b->result, "prefill_tokens_per_s_median", prefill[n / 2]);
-        put_number(b->result, "decode_tokens_per_s_median", decode[n / 2]);
-        put_number(b->result, "decode_tokens_per_s_max", decode[n - 1]);
-        put_number(b->result, "decode_ms_per_step_median",
-                   decode[n / 2] > 0 ? 1e3 * options->bench_batch / decode[n / 2] : 0);
-        put_share(b, &times.prefilled, &after); /* of the last repeat's decode steps */
+        bench_put(b->result, "prefill_tokens_per_s_median", prefill[n / 2]);
+        bench_put(b->result, "decode_tokens_per_s_median", decode[n / 2]);
+        bench_put(b->result, "decode_tokens_per_s_max", decode[n - 1]);
+        bench_put(b->result, "decode_ms_per_step_median",
+                  decode[n / 2] > 0 ? 1e3 * options->bench_batch / decode[n / 2] : 0);
+        bench_put_share(b, b->result, &times.prefilled, &after); /* of the last repeat's decode steps */
     }
     qr_free(prefill);
     qr_free(decode);
@@ -273,12 +288,12 @@ static qr_status score_windows(bench *b, const int32_t *ids, size_t count, int32
         return status;
     double mean = sum / (double)scored;
     double deviation = sqrt(QR_MAX(squares / (double)scored - mean * mean, 0) / (double)scored);
-    put_number(b->result, "perplexity", exp(mean));
-    put_number(b->result, "perplexity_error", exp(mean) * deviation);
+    bench_put(b->result, "perplexity", exp(mean));
+    bench_put(b->result, "perplexity_error", exp(mean) * deviation);
     qr_json_set(b->result, "tokens_scored", qr_json_new_int((int64_t)scored));
     qr_json_set(b->result, "context", qr_json_new_int((int64_t)window));
     qr_json_set(b->result, "chunks", qr_json_new_int((int64_t)windows));
-    put_number(b->result, "elapsed_s", (double)(qr_clock_ns() - start) / 1e9);
+    bench_put(b->result, "elapsed_s", (double)(qr_clock_ns() - start) / 1e9);
     return QR_OK;
 }
 
@@ -336,6 +351,8 @@ static qr_status with_engine(bench *b, qr_status (*measure)(bench *, qr_error *)
 {
     qr_status status = check_numbers(b->options, err);
     if (status == QR_OK)
+        read_limits(b); /* before the engine takes the device's memory */
+    if (status == QR_OK)
         status = cli_model_open(b->options, &b->model, err);
     b->options->engine.enable_prefix_caching = false; /* repeats must not hit */
     if (status == QR_OK)
@@ -344,13 +361,13 @@ static qr_status with_engine(bench *b, qr_status (*measure)(bench *, qr_error *)
         status = qr_poller_open(b->engine, &b->poller, err);
     if (status == QR_OK) {
         b->result = qr_json_new_object();
-        b->read_limit = read_limit(b->options->model.threads);
         status = measure(b, err);
     }
     if (b->poller != NULL)
         qr_poller_close(b->poller);
     qr_engine_close(b->engine);
     qr_model_close(b->model);
+    qr_json_free(b->limits);
     return status;
 }
 
@@ -370,11 +387,13 @@ int cli_bench(cli_options *options)
         status = with_engine(&b, bench_throughput, &err);
     else if (strcmp(what, "latency") == 0)
         status = with_engine(&b, bench_latency, &err);
+    else if (strcmp(what, "rows") == 0)
+        status = with_engine(&b, bench_rows, &err);
     else if (strcmp(what, "perplexity") == 0)
         status = with_engine(&b, bench_perplexity, &err);
     else
         status = qr_fail(&err, QR_INVALID_ARGUMENT,
-                         "limits, throughput, latency or perplexity is expected, got '%s'", what);
+                         "limits, throughput, latency, rows or perplexity is expected, got '%s'", what);
     if (status == QR_OK)
         status = finish(&b, &err);
     qr_json_free(b.result);

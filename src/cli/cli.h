@@ -49,6 +49,7 @@ typedef struct cli_options {
     int32_t bench_prompts, bench_input, bench_output, bench_batch, bench_iterations, bench_context,
         bench_chunks;
     const char *text_file;
+    const char *bench_rows;
     const char *output_file;
     bool refresh;
 } cli_options;

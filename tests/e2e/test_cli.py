@@ -62,3 +62,14 @@ def test_tokenize_round_trips():
 def test_bench_reports_a_share_of_the_limit():
     result = json.loads(quire("bench", "latency", model_path(), "--num-iters", "1", "--output-len", "16", "--json").stdout)
     assert result["decode_tokens_per_s_median"] > 0 and 0 < result["share_of_read_limit_percent"] < 200
+
+
+def test_bench_rows_measures_several_things_in_one_engine():
+    result = quire("bench", "rows", model_path(), "--rows", "step:2:16:24,load:3:8:4,first:16:2,long:40:6", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert rows["step:2:16:24"]["ms_per_step"] > 0 and rows["load:3:8:4"]["output_tokens_per_s"] > 0
+    assert rows["first:16:2"]["first_token_ms"] > 0 and rows["long:40:6"]["tokens_per_s"] > 0 and "limits" in rows
+    for bad in ("step:2:16", "first:", "first:0", "rows:1", "load:1:2:3:4", "step:1:2:x"):
+        result = quire("bench", "rows", model_path(), "--rows", bad)
+        assert result.returncode == 2 and f"got '{bad}'" in result.stderr

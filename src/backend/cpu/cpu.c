@@ -133,6 +133,7 @@ const qr_backend qr_backend_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .memory_available = cpu_memory_available,
+    .limits = cpu_limits,
     .host_threads = cpu_host_threads,
     .host_run = cpu_host_run,
     .block_size = 16,

@@ -36,6 +36,8 @@ typedef struct cpu_device {
     const struct cpu_vector_kernels *vector;
 } cpu_device;
 
+qr_status cpu_limits(qr_device *, bool refresh, char **json, qr_error *); /* limits.c */
+
 typedef struct cpu_kv {
     qr_kv base;   /* first */
     void **pages; /* [n_layers] K and V pages of a layer; layout is kv.c's and attention's secret */

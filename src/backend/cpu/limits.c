@@ -168,11 +168,9 @@ static void write_cache(const char *path, const qr_buf *text)
     qr_free(dir);
 }
 
-qr_status qr_bench_limits(int threads, bool refresh, char **json, qr_error *err)
+qr_status cpu_limits(qr_device *device, bool refresh, char **json, qr_error *err)
 {
-    if (threads < 0 || threads > 4096)
-        return qr_fail(err, QR_INVALID_ARGUMENT, "threads: must be 0 (all) to 4096, got %d", threads);
-    threads = threads > 0 ? threads : qr_cpu_count();
+    int threads = cpu_pool_threads(((cpu_device *)device)->pool);
     char *path = cache_path(threads);
     qr_status status = QR_OK;
     if (refresh || !read_cache(path, json)) {

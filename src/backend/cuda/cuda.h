@@ -127,6 +127,10 @@ int32_t cuda_drawn(const qr_device *, int32_t row);
 const float *cuda_drawn_logits(const qr_device *, int32_t row);
 bool cuda_host_logits_room(cuda_device *, size_t bytes);
 
+/* ---- limits.c ---- */
+
+qr_status cuda_limits(qr_device *, bool refresh, char **json, qr_error *);
+
 /* ---- ops ---- */
 
 void cuda_embed(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);

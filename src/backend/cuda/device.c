@@ -146,6 +146,7 @@ const qr_backend qr_backend_cuda = {
     .activation = QR_DTYPE_BF16,
     .logit_rows = 512,
     .own_memory = true,
+    .limits = cuda_limits,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
     .weight_prepared_bytes = cuda_weight_prepared_bytes,
