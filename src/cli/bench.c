@@ -1,4 +1,4 @@
-/* quire bench: limits, throughput, latency, rows, perplexity; each as a table or JSON, next to the measured limit. */
+/* quire bench: limits, throughput, latency, rows, online, perplexity; each as a table or JSON, next to the measured limit. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,8 +58,8 @@ static void read_limits(bench *b)
 
 /* ---- Requests of random ids ------------------------------------------------------------------------------------ */
 
-static qr_status submit_random(bench *b, const bench_batch *batch, int index, int32_t *ids,
-                               qr_request **request, qr_error *err)
+qr_status bench_submit(bench *b, const bench_batch *batch, int index, int32_t *ids, qr_request **request,
+                       qr_error *err)
 {
     uint64_t state = (uint64_t)index + 1;
     int32_t vocab = qr_model_vocab_size(b->model);
@@ -83,7 +83,7 @@ qr_engine_stats bench_stats(bench *b)
     return stats;
 }
 
-static int compare_doubles(const void *a, const void *b)
+int bench_compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -101,7 +101,7 @@ qr_status bench_run(bench *b, const bench_batch *batch, bench_times *times, qr_e
     int submitted = 0, open = 0, started = 0;
     bool ended = false;
     for (; submitted < count && status == QR_OK; submitted++)
-        status = submit_random(b, batch, batch->first_index + submitted, ids, &requests[submitted], err);
+        status = bench_submit(b, batch, batch->first_index + submitted, ids, &requests[submitted], err);
     open = status == QR_OK ? submitted : submitted - 1;
     *times = (bench_times){0};
     while (open > 0 && status == QR_OK) {
@@ -140,7 +140,7 @@ qr_status bench_run(bench *b, const bench_batch *batch, bench_times *times, qr_e
     for (int i = 0; i < count; i++)
         if (requests[i] != NULL)
             qr_request_release(requests[i]);
-    qsort(first, (size_t)count, sizeof(*first), compare_doubles);
+    qsort(first, (size_t)count, sizeof(*first), bench_compare);
     times->total_s = (double)(end - start) / 1e9;
     times->first_p50_s = first[count / 2];
     times->first_max_s = first[count - 1];
@@ -157,7 +157,7 @@ void bench_put(qr_json *object, const char *key, double value)
     qr_json_set(object, key, qr_json_new_real(value));
 }
 
-static void put_settings(bench *b)
+void bench_put_settings(bench *b)
 {
     const cli_options *options = b->options;
     qr_json *result = b->result;
@@ -205,7 +205,7 @@ static qr_status bench_throughput(bench *b, qr_error *err)
         return status;
     qr_engine_stats after = bench_stats(b);
     double input = (double)options->bench_prompts * options->bench_input;
-    put_settings(b);
+    bench_put_settings(b);
     qr_json_set(b->result, "num_prompts", qr_json_new_int(options->bench_prompts));
     bench_put(b->result, "elapsed_s", times.total_s);
     bench_put(b->result, "requests_per_s", options->bench_prompts / times.total_s);
@@ -238,9 +238,9 @@ static qr_status bench_latency(bench *b, qr_error *err)
     }
     if (status == QR_OK) {
         size_t n = (size_t)options->bench_iterations;
-        qsort(prefill, n, sizeof(double), compare_doubles);
-        qsort(decode, n, sizeof(double), compare_doubles);
-        put_settings(b);
+        qsort(prefill, n, sizeof(double), bench_compare);
+        qsort(decode, n, sizeof(double), bench_compare);
+        bench_put_settings(b);
         qr_json_set(b->result, "batch_size", qr_json_new_int(options->bench_batch));
         bench_put(b->result, "prefill_tokens_per_s_median", prefill[n / 2]);
         bench_put(b->result, "decode_tokens_per_s_median", decode[n / 2]);
@@ -351,7 +351,8 @@ static qr_status with_engine(bench *b, qr_status (*measure)(bench *, qr_error *)
 {
     qr_status status = check_numbers(b->options, err);
     if (status == QR_OK)
-        read_limits(b); /* before the engine takes the device's memory */
+        if (measure != bench_online)
+            read_limits(b); /* before the engine takes the device's memory */
     if (status == QR_OK)
         status = cli_model_open(b->options, &b->model, err);
     b->options->engine.enable_prefix_caching = false; /* repeats must not hit */
@@ -385,6 +386,8 @@ int cli_bench(cli_options *options)
         status = bench_limits(&b, &err);
     else if (strcmp(what, "throughput") == 0)
         status = with_engine(&b, bench_throughput, &err);
+    else if (strcmp(what, "online") == 0)
+        status = with_engine(&b, bench_online, &err);
     else if (strcmp(what, "latency") == 0)
         status = with_engine(&b, bench_latency, &err);
     else if (strcmp(what, "rows") == 0)
@@ -392,8 +395,9 @@ int cli_bench(cli_options *options)
     else if (strcmp(what, "perplexity") == 0)
         status = with_engine(&b, bench_perplexity, &err);
     else
-        status = qr_fail(&err, QR_INVALID_ARGUMENT,
-                         "limits, throughput, latency, rows or perplexity is expected, got '%s'", what);
+        status =
+            qr_fail(&err, QR_INVALID_ARGUMENT,
+                    "limits, throughput, latency, rows, online or perplexity is expected, got '%s'", what);
     if (status == QR_OK)
         status = finish(&b, &err);
     qr_json_free(b.result);

@@ -29,12 +29,20 @@ typedef struct bench_times {
     qr_engine_stats prefilled;                          /* when every request had its first token */
 } bench_times;
 
+/* One request of the batch: random ids, the same for the same index; ids: room for the prompt. */
+qr_status bench_submit(bench *b, const bench_batch *batch, int index, int32_t *ids, qr_request **request,
+                       qr_error *err);
 /* Submits the batch's requests at once and waits for all. */
 qr_status bench_run(bench *b, const bench_batch *batch, bench_times *times, qr_error *err);
 qr_engine_stats bench_stats(bench *b);
+int bench_compare(const void *a, const void *b); /* doubles, for qsort */
+void bench_put_settings(bench *b);
 void bench_put(qr_json *object, const char *key, double value);
 /* What the steps between two stats had to move and do a second, as shares of the limits; the device's idle time. */
 void bench_put_share(bench *b, qr_json *result, const qr_engine_stats *before, const qr_engine_stats *after);
+
+/* bench_online.c: requests that arrive at a rate, and how many of them were served in time. */
+qr_status bench_online(bench *b, qr_error *err);
 
 /* bench_rows.c: the rows of --rows in one engine. */
 qr_status bench_rows(bench *b, qr_error *err);

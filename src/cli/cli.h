@@ -48,6 +48,7 @@ typedef struct cli_options {
 
     int32_t bench_prompts, bench_input, bench_output, bench_batch, bench_iterations, bench_context,
         bench_chunks;
+    float bench_rate, bench_first_ms, bench_between_ms; /* 0: at once, no limit */
     const char *text_file;
     const char *bench_rows;
     const char *output_file;

@@ -59,6 +59,15 @@ def test_tokenize_round_trips():
     assert quire("tokenize", model_path(), "--decode", " ".join(map(str, ids))).stdout == "Hello world\n"
 
 
+def test_bench_online_counts_requests_in_time():
+    common = ("bench", "online", model_path(), "--num-prompts", "6", "--input-len", "16", "--output-len", "4", "--request-rate", "50", "--json")
+    easy = json.loads(quire(*common, "--goodput-ttft-ms", "60000").stdout)
+    assert easy["in_time_percent"] == 100 and easy["goodput_requests_per_s"] == easy["requests_per_s"] > 0
+    hard = json.loads(quire(*common, "--goodput-ttft-ms", "0.000001").stdout)
+    assert hard["in_time_percent"] == 0 and hard["goodput_requests_per_s"] == 0 and hard["first_token_p50_ms"] > 0
+    assert "must not be negative, got -1" in quire("bench", "online", model_path(), "--request-rate", "-1").stderr
+
+
 def test_bench_reports_a_share_of_the_limit():
     result = json.loads(quire("bench", "latency", model_path(), "--num-iters", "1", "--output-len", "16", "--json").stdout)
     assert result["decode_tokens_per_s_median"] > 0 and 0 < result["share_of_read_limit_percent"] < 200
