@@ -6,7 +6,7 @@ quire=$1
 echo "# Options"
 echo
 echo "Made by \`tools/options_doc.sh\` from \`src/cli/settings.def\`; the same text as \`quire VERB --help\`."
-for verb in serve run inspect tokenize template bench pull; do
+for verb in serve run run-batch inspect tokenize template bench pull; do
     printf '\n## quire %s\n\n```\n' "$verb"
     "$quire" "$verb" --help
     echo '```'

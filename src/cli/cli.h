@@ -53,6 +53,8 @@ typedef struct cli_options {
     const char *bench_rows;
     const char *output_file;
     bool refresh;
+
+    const char *batch_input, *batch_output, *batch_model;
 } cli_options;
 
 typedef enum cli_verb {
@@ -63,6 +65,7 @@ typedef enum cli_verb {
     CLI_TEMPLATE = 1 << 4,
     CLI_BENCH = 1 << 5,
     CLI_PULL = 1 << 6,
+    CLI_RUN_BATCH = 1 << 7,
 } cli_verb;
 
 /* options.c */
@@ -88,6 +91,8 @@ qr_status cli_generate(qr_engine *engine, qr_poller *poller, const qr_request_op
 void cli_progress_bar(void *user, const char *what, uint64_t done, uint64_t total);
 /* Prints a JSON text as a readable table: objects as sections, *_bytes in units. */
 qr_status cli_print_json(const char *json, bool raw, qr_error *err);
+/* Without --served-model-name: clients may use the file's name, or MODEL as it was given. */
+void cli_default_served_names(cli_options *options);
 int cli_fail(const char *verb, const qr_error *err); /* prints and returns the exit code */
 void cli_human_bytes(uint64_t bytes, char *out, size_t out_bytes);
 
@@ -99,5 +104,6 @@ int cli_tokenize(cli_options *options);
 int cli_template(cli_options *options);
 int cli_bench(cli_options *options);
 int cli_pull(cli_options *options);
+int cli_run_batch(cli_options *options);
 
 #endif

@@ -162,6 +162,23 @@ qr_status cli_generate(qr_engine *engine, qr_poller *poller, const qr_request_op
     return status;
 }
 
+void cli_default_served_names(cli_options *options)
+{
+    if (options->served_names.count > 0)
+        return;
+    const char *given = options->arguments.items[0];
+    char *name = qr_strdup(qr_path_basename(given));
+    size_t len = strlen(name);
+    if (qr_file_exists(given)) {
+        if (len > 5 && strcmp(name + len - 5, ".gguf") == 0)
+            name[len - 5] = '\0';
+        options->served_names.items[options->served_names.count++] = name;
+    } else {
+        qr_free(name);
+    }
+    options->served_names.items[options->served_names.count++] = given;
+}
+
 /* ---- JSON as a table ------------------------------------------------------------------------------------------ */
 
 static void print_scalar(qr_str key, const qr_json *value)

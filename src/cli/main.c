@@ -32,6 +32,9 @@ static const verb_row verbs[] = {
      "limits | throughput MODEL | latency MODEL | rows MODEL | online MODEL | perplexity MODEL",
      "measure, next to this machine's limits",
      "quire bench throughput ./model --num-prompts 32 --input-len 128 --output-len 64"},
+    {"run-batch", CLI_RUN_BATCH, cli_run_batch, "-i IN.jsonl -o OUT.jsonl MODEL",
+     "answer an OpenAI batch file; restartable",
+     "quire run-batch -i requests.jsonl -o answers.jsonl ./model"},
     {"pull", CLI_PULL, cli_pull, "ORG/NAME", "download a model from the Hugging Face hub",
      "quire pull ORG/NAME"},
 };

@@ -293,6 +293,24 @@ static qr_status parse_option(cli_options *options, cli_verb verb, int left, cha
     return set_value(options, s, argv[1], err);
 }
 
+/* vLLM's short names of run-batch; NULL: it is none. */
+static const char *long_name(cli_verb verb, const char *argument)
+{
+    if (verb != CLI_RUN_BATCH)
+        return NULL;
+    return strcmp(argument, "-i") == 0 ? "input-file" : strcmp(argument, "-o") == 0 ? "output-file" : NULL;
+}
+
+static qr_status set_short(cli_options *options, cli_verb verb, int left, char **argv, int *used,
+                           qr_error *err)
+{
+    const char *name = long_name(verb, argv[0]);
+    if (left < 2)
+        return qr_fail(err, QR_INVALID_ARGUMENT, "%s: a file is expected", argv[0]);
+    *used = 2;
+    return set_value(options, find_setting(verb, name, strlen(name)), argv[1], err);
+}
+
 static qr_status parse_arguments(cli_options *options, cli_verb verb, int argc, char **argv, qr_error *err)
 {
     bool options_end = false;
@@ -305,6 +323,8 @@ static qr_status parse_arguments(cli_options *options, cli_verb verb, int argc, 
             options->help = true;
         } else if (!options_end && strncmp(argv[i], "--", 2) == 0) {
             status = parse_option(options, verb, argc - i, argv + i, &used, err);
+        } else if (!options_end && long_name(verb, argv[i]) != NULL) {
+            status = set_short(options, verb, argc - i, argv + i, &used, err);
         } else if (options->arguments.count == CLI_LIST_MAX) {
             status = qr_fail(err, QR_INVALID_ARGUMENT, "more than %d arguments", CLI_LIST_MAX);
         } else {

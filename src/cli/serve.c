@@ -50,24 +50,6 @@ static qr_status read_api_keys(cli_options *options, qr_error *err)
     return QR_OK;
 }
 
-/* Clients may use the file's name, or MODEL as it was given. */
-static void default_served_names(cli_options *options)
-{
-    if (options->served_names.count > 0)
-        return;
-    const char *given = options->arguments.items[0];
-    char *name = qr_strdup(qr_path_basename(given));
-    size_t len = strlen(name);
-    if (qr_file_exists(given)) {
-        if (len > 5 && strcmp(name + len - 5, ".gguf") == 0)
-            name[len - 5] = '\0';
-        options->served_names.items[options->served_names.count++] = name;
-    } else {
-        qr_free(name);
-    }
-    options->served_names.items[options->served_names.count++] = given;
-}
-
 static qr_status serve(cli_options *options, qr_server *server, serve_ready *ready, qr_error *err)
 {
     qr_model *model = NULL;
@@ -95,7 +77,7 @@ int cli_serve(cli_options *options)
     }
     if (read_api_keys(options, &err) != QR_OK)
         return cli_fail("serve", &err);
-    default_served_names(options);
+    cli_default_served_names(options);
     options->server.api_keys = options->api_keys.items;
     options->server.api_key_count = options->api_keys.count;
     options->server.served_names = options->served_names.items;

@@ -79,7 +79,8 @@ static qr_call *call_new(qr_server *server, qr_http_conn *conn, const qr_call_fo
     call->server = server;
     call->conn = conn;
     call->format = format;
-    call->created = qr_clock_unix_s();
+    int64_t created = server->options.created_unix_s;
+    call->created = created != 0 ? created : qr_clock_unix_s();
     qr_list_init(&call->node);
     qr_list_init(&call->dirty);
     qr_api_params_init(&call->params, kind, server->generation_config);

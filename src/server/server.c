@@ -104,14 +104,14 @@ qr_status qr_server_open(const qr_server_options *options, qr_server **out, qr_e
     qr_status status = qr_limits_fill(&server->options, err);
     if (status == QR_OK)
         status = parse_default_kwargs(server, err);
-    if (status == QR_OK)
+    if (status == QR_OK && !options->sockets_only)
         status = bind_host(options->host, options->port, &server->listen_fd, err);
     if (status != QR_OK) {
         qr_server_close(server);
         return status;
     }
     qr_limits_fit_files(&server->options);
-    server->port = bound_port(server->listen_fd);
+    server->port = server->listen_fd >= 0 ? bound_port(server->listen_fd) : -1;
     server->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     QR_ASSERT(server->stop_fd >= 0);
     *out = server;
@@ -119,6 +119,7 @@ qr_status qr_server_open(const qr_server_options *options, qr_server **out, qr_e
 }
 
 int qr_server_port(const qr_server *server) { return server->port; }
+void qr_server_adopt(qr_server *server, int fd) { qr_http_adopt(server->http, fd); }
 
 void qr_server_close(qr_server *server)
 {
@@ -317,7 +318,8 @@ qr_status qr_server_run(qr_server *server, qr_engine *engine, qr_model *model, q
     (void)signal(SIGPIPE, SIG_IGN); /* a client that left is an error of the write, not of the process */
     read_model(server);
     loop_begin(server);
-    status = qr_http_listen(server->http, server->listen_fd, err);
+    if (server->listen_fd >= 0)
+        status = qr_http_listen(server->http, server->listen_fd, err);
     if (status == QR_OK) {
         server->listen_fd = -1;
         qr_log(QR_LOG_INFO, "listening", "host=%s port=%d model=\"%s\"", server->options.host, server->port,

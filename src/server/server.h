@@ -26,6 +26,7 @@ typedef struct qr_server qr_server;
 typedef struct qr_server_options {
     const char *host;            /* default "127.0.0.1"; a name, an IPv4 or IPv6 address ("::" is all) */
     int port;                    /* default 8000; 0: any free one (qr_server_port says which) */
+    bool sockets_only;           /* listens nowhere: serves what qr_server_adopt brings */
     const char *const *api_keys; /* any of these opens every route; none: no key is asked for */
     size_t api_key_count;
     const char *const *served_names; /* the first one is what responses say; none: "model" */
@@ -41,6 +42,8 @@ typedef struct qr_server_options {
     bool no_chat_page;   /* "/" is then 404 */
     bool handle_signals; /* default true: SIGTERM and SIGINT drain, a second one ends at once */
     bool access_log;     /* default true: a log line a request */
+    /* Not 0: replies say they were created then, and leave out what differs between equal runs (cached_tokens). */
+    int64_t created_unix_s;
 
     /* Limits, all enforced before memory is taken. */
     int32_t connections_max;             /* in all; 0: 1024 (and what the file limit allows) */
@@ -74,6 +77,8 @@ qr_status qr_server_open(const qr_server_options *options, qr_server **out, qr_e
 int qr_server_port(const qr_server *server);
 /* Returns QR_OK after a drain, QR_DEVICE_FAILED when the engine's device failed. */
 qr_status qr_server_run(qr_server *server, qr_engine *engine, qr_model *model, qr_error *err);
+/* Serves one connected stream socket, as if it had been accepted. In the thread of qr_server_run: from on_ready. */
+void qr_server_adopt(qr_server *server, int fd);
 /* First call: stop accepting, let requests finish, then qr_server_run returns. Second: at once.
  * Async-signal-safe. */
 void qr_server_stop(qr_server *server);

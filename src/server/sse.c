@@ -76,8 +76,9 @@ void qr_usage_append(const qr_call *call, qr_buf *out)
     }
     for (size_t i = 0; i < call->choice_count; i++)
         completion += call->choices[i].tokens;
-    qr_buf_printf(out,
-                  "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu}}",
-                  prompt, completion, prompt + completion, cached);
+    qr_buf_printf(out, "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu", prompt,
+                  completion, prompt + completion);
+    if (call->server->options.created_unix_s == 0)
+        qr_buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%zu}", cached);
+    qr_buf_append_char(out, '}');
 }
