@@ -90,6 +90,9 @@ QR_API int32_t qr_tokenizer_eos(const qr_tokenizer *tokenizer);        /* -1: no
 /* The token's string as the vocabulary spells it, and whether it is special. NULL for an unknown id.
  * Borrowed, NUL-terminated. */
 QR_API const char *qr_tokenizer_token(const qr_tokenizer *tokenizer, int32_t id, bool *special);
+/* The bytes that the token adds to a text, which may be half a character: at most out_max of them go to out; returns
+ * how many there are, 0 for an unknown id. Any thread. */
+QR_API size_t qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, char *out, size_t out_max);
 /* Id of a token by its exact spelling in the vocabulary, or -1. */
 QR_API int32_t qr_tokenizer_find(const qr_tokenizer *tokenizer, const char *token, size_t bytes);
 
@@ -120,8 +123,10 @@ QR_API qr_status qr_tokenizer_set_chat_template(qr_tokenizer *tokenizer, const c
 
 /* Renders the chat template. `request_json`: an object with "messages" (required) and, as transformers'
  * apply_chat_template takes them, "tools", "documents", "add_generation_prompt" (default true),
- * "continue_final_message", "chat_template_kwargs". Untrusted content that spells a special token gets
- * the byte 0xFF inside (see qr_tokenizer_encode) unless "allow_special_in_content" is true. */
+ * "continue_final_message", "chat_template_kwargs". "answer_prefix" is put behind the prompt: what the answer
+ * has to begin with; a block of reasoning that the prompt leaves open is ended before it. Untrusted content that
+ * spells a special token gets the byte 0xFF inside (see qr_tokenizer_encode) unless "allow_special_in_content" is
+ * true. */
 QR_API qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *request_json, size_t bytes,
                                     char **text, size_t *text_bytes, qr_error *err);
 
@@ -276,6 +281,9 @@ typedef struct qr_request_options {
     size_t output_prefix_count;
     int64_t truncate_prompt_tokens; /* 0: off; k: keep the last k prompt tokens; -1: max_model_len */
     void *user;                     /* comes back in events */
+    /* Special tokens whose text skip_special_tokens leaves in: what an output parser looks for. */
+    const int32_t *kept_special_ids;
+    size_t kept_special_count;
 } qr_request_options;
 QR_API void qr_request_options_init(qr_request_options *options);
 
@@ -413,22 +421,24 @@ QR_API void qr_engine_reset_prefix_cache(qr_engine *engine);
 /* ---- Output parser --------------------------------------------------------------------------------- */
 
 /* Splits generated text into reasoning, content and tool calls, as it comes. What comes out does not depend on
- * how the text was cut into pushes. Arguments are passed on as JSON text and never evaluated. Feed text that
- * keeps special tokens (skip_special_tokens false) for mistral, harmony and llama3_json, whose marks are such
- * tokens. */
+ * how the text was cut into pushes. Arguments are passed on as JSON text and never evaluated. Marks that are
+ * special tokens have to be kept in the text (see qr_output_parser_mark). */
 typedef struct qr_output_parser qr_output_parser; /* one owner */
 
 typedef struct qr_output_parser_options {
     size_t size;
-    /* How reasoning is marked: "none" (default); "think": <think>...</think> at the start of the text. Newlines
-     * next to the marks, and white space between </think> and the content, belong to neither. */
+    /* How reasoning is marked: "none" (default); "think": <think>...</think> at the start of the text; "deepseek_r1":
+     * the same, and the text begins inside; "mistral": [THINK]...[/THINK]; "harmony". Newlines next to the marks,
+     * and white space between the end mark and the content, belong to neither. */
     const char *reasoning;
     /* How tool calls are marked: "none" (default), "hermes" (<tool_call>{json}</tool_call>: Hermes, Qwen),
+     * "qwen3_coder" (<function=f><parameter=p>value</parameter></function>; tools_json says what is no string),
      * "llama3_json" ({"name", "parameters"}, also after <|python_tag|>, separated by ;), "pythonic" ([f(a=1)]),
-     * "mistral" ([TOOL_CALLS] with a list, or name{json}), "harmony" (channels; reasoning too).
+     * "mistral" ([TOOL_CALLS] with a list, or name{json}), "harmony" (channels; reasoning too). Both take vLLM's
+     * names for the same ("qwen3", "openai_gptoss", "openai", "llama4_pythonic", ...).
      * "auto": what chat_template uses (reasoning "auto" likewise). */
     const char *tools;
-    const char *chat_template; /* for "auto"; may be NULL */
+    const char *chat_template; /* for "auto" and for the opening; may be NULL */
     const char *tool_choice;   /* "auto" (default), "none" (calls stay content), "required", "named" */
     const char *tool_name;     /* of "named" */
     bool
@@ -439,12 +449,22 @@ typedef struct qr_output_parser_options {
         *tool_names;         /* llama3_json and pythonic, which have no mark of their own, take only these */
     size_t tool_name_count;  /* for calls; 0: any name */
     size_t memory_bytes_max; /* of text held back; 0: 1 MiB */
+    const char *tools_json;  /* the request's tools, a JSON list, for the types of parameters; may be NULL */
+    size_t tools_json_bytes;
 } qr_output_parser_options;
 QR_API void qr_output_parser_options_init(qr_output_parser_options *options);
 /* Copies what it needs. Errors: QR_INVALID_ARGUMENT (an unknown style). */
 QR_API qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_output_parser **out,
                                       qr_error *err);
 QR_API void qr_output_parser_free(qr_output_parser *parser);
+/* What "auto" means for a template: names for the options above. Borrowed for ever. Any thread. */
+QR_API void qr_output_parser_detect(const char *chat_template, const char **reasoning, const char **tools);
+/* What an answer begins with that has to call a tool (tool_choice "required", "named"), in the style's syntax: to
+ * be put behind the prompt ("answer_prefix" of a chat request) and pushed first. "": the style knows none. */
+QR_API const char *qr_output_parser_opening(const qr_output_parser *parser);
+/* The marks that may be special tokens, which skip_special_tokens would swallow (see kept_special_ids of a request);
+ * NULL past the last. */
+QR_API const char *qr_output_parser_mark(const qr_output_parser *parser, size_t index);
 /* Whether a prompt leaves a <think> block open for the answer to go on in. Any thread. */
 QR_API bool qr_output_parser_prompt_opens(const char *prompt, size_t bytes);
 

@@ -199,6 +199,8 @@ static void fill_sequence(qr_engine *e, qr_request *r, qr_output *output, int32_
     if (output->text_capacity > 0) {
         int64_t primed = QR_MIN(r->prompt_count, PRIME_TOKENS);
         qr_detokenizer_init(&output->detokenizer, e->model->tokenizer, r->sampling.skip_special_tokens);
+        output->detokenizer.kept = r->kept_ids;
+        output->detokenizer.kept_count = r->kept_count;
         qr_detokenizer_prime(&output->detokenizer, seq->ids + r->prompt_count - primed, (size_t)primed);
     }
     qr_output_replay(output, r->prefix_ids, r->prefix_count);

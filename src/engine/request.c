@@ -7,6 +7,7 @@
 
 #define REQUEST_ID_BYTES_MAX 128
 #define SALT_BYTES_MAX       4096
+#define KEPT_SPECIAL_MAX     64
 /* The detokenizer wants this much room beside the longest token. */
 #define TEXT_SLACK           64
 
@@ -84,6 +85,9 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
     if (o->output_prefix_count > 0 && (o->sampling.n != 1 || o->output_prefix_ids == NULL))
         return qr_fail(err, QR_INVALID_ARGUMENT, "request: output_prefix_ids: needs n = 1, got n = %d",
                        o->sampling.n);
+    if (o->kept_special_count > KEPT_SPECIAL_MAX)
+        return qr_fail(err, QR_INVALID_ARGUMENT, "request: kept_special_ids: %zu ids, at most %d",
+                       o->kept_special_count, KEPT_SPECIAL_MAX);
     if (o->truncate_prompt_tokens < -1)
         return qr_fail(err, QR_INVALID_ARGUMENT,
                        "request: truncate_prompt_tokens must be -1 or more, got %lld",
@@ -93,6 +97,8 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
                           salt_bytes);
     r->prefix_ids = copy_bytes(&r->arena, o->output_prefix_ids, o->output_prefix_count * sizeof(int32_t));
     r->prefix_count = (int64_t)o->output_prefix_count;
+    r->kept_ids = copy_bytes(&r->arena, o->kept_special_ids, o->kept_special_count * sizeof(int32_t));
+    r->kept_count = o->kept_special_count;
     r->add_special_tokens = o->add_special_tokens;
     r->parse_special = o->parse_special;
     r->read_cache = !o->skip_reading_prefix_cache;

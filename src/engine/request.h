@@ -90,6 +90,8 @@ struct qr_request {
     int32_t priority;
     qr_str salt;
     const int32_t *prefix_ids; /* output_prefix_ids */
+    const int32_t *kept_ids;   /* kept_special_ids */
+    size_t kept_count;
     int64_t prefix_count;
     uint64_t seed, arrival;
     uint64_t charged_bytes; /* of the output budget */

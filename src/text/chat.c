@@ -489,6 +489,13 @@ static qr_status render(chat *c, const qr_json *request, qr_json *variables, int
         status = qr_jinja_render(c->jinja, variables, now, NULL, out, c->err);
     if (status == QR_OK && go_on)
         status = cut_after_final(c, messages, start, out);
+    qr_str prefix = qr_json_string(qr_json_get(request, "answer_prefix"));
+    if (status == QR_OK && prefix.len > 0 &&
+        qr_output_parser_prompt_opens(out->data + start, out->len - start))
+        qr_buf_append_cstr(out,
+                           qr_str_ends(qr_buf_str(out), QR_STR("[THINK]")) ? "[/THINK]" : "\n</think>\n\n");
+    if (status == QR_OK)
+        qr_buf_append_str(out, prefix);
     if (status != QR_OK)
         out->len = start;
     return status;

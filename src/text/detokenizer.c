@@ -136,9 +136,19 @@ static void push_word(qr_detokenizer *d, sink *to, int32_t id)
 static void push_chain(qr_detokenizer *d, sink *to, int32_t id)
 {
     qr_buf text = {0};
-    if (qr_decode_chain(d->tokenizer, &id, 1, d->skip_special, &text, NULL) == QR_OK)
+    if (qr_decode_chain(d->tokenizer, &id, 1, false, &text, NULL) == QR_OK)
         put(to, text.data, text.len);
     qr_buf_release(&text);
+}
+
+static bool skipped(const qr_detokenizer *d, int32_t id)
+{
+    if (!d->skip_special || !(d->tokenizer->flags.data[id] & QR_TOKEN_SPECIAL))
+        return false;
+    for (size_t i = 0; i < d->kept_count; i++)
+        if (d->kept[i] == id)
+            return false;
+    return true;
 }
 
 static void push_id(qr_detokenizer *d, int32_t id, sink *to)
@@ -146,7 +156,7 @@ static void push_id(qr_detokenizer *d, int32_t id, sink *to)
     const qr_tokenizer *tokenizer = d->tokenizer;
     if (id < 0 || (size_t)id >= tokenizer->flags.count || !(tokenizer->flags.data[id] & QR_TOKEN_PRESENT))
         return;
-    if (d->skip_special && (tokenizer->flags.data[id] & QR_TOKEN_SPECIAL))
+    if (skipped(d, id))
         return;
     switch (tokenizer->stream) {
     case QR_STREAM_BYTES: {

@@ -198,7 +198,7 @@ void qr_call_object_release(qr_call_object *o)
 }
 
 /* A byte of arguments as JSON has to have it: models write raw newlines into strings. */
-static void put_argument(qr_output_parser *p, qr_buf *out, bool in_string, char c)
+void qr_output_put_argument(qr_output_parser *p, qr_buf *out, bool in_string, char c)
 {
     static const char hex[] = "0123456789abcdef";
     char text[6] = {c};
@@ -217,7 +217,7 @@ static void put_argument(qr_output_parser *p, qr_buf *out, bool in_string, char 
         qr_output_emit(p, QR_OUTPUT_TOOL_ARGUMENTS, text, len);
 }
 
-static bool in_string(const qr_json_checker *k) { return k->state >= J_STRING && k->state <= J_HEX; }
+bool qr_json_checker_in_string(const qr_json_checker *k) { return k->state >= J_STRING && k->state <= J_HEX; }
 
 static void unescape_in_place(qr_buf *buf)
 {
@@ -288,9 +288,9 @@ static void take_value_byte(qr_output_parser *p, qr_call_object *o, bool was_str
 {
     if (o->key == K_NAME || (o->key == K_ARGUMENTS && o->arguments_are_string)) {
         if (was_string && is_string) /* without the quotes */
-            put_argument(p, o->key == K_NAME ? &o->name : &o->arguments, true, c);
+            qr_output_put_argument(p, o->key == K_NAME ? &o->name : &o->arguments, true, c);
     } else if (o->key == K_ARGUMENTS) {
-        put_argument(p, o->saw_name ? NULL : &o->arguments, was_string, c);
+        qr_output_put_argument(p, o->saw_name ? NULL : &o->arguments, was_string, c);
     }
 }
 
@@ -343,12 +343,12 @@ static qr_call_result feed_structure(qr_output_parser *p, qr_call_object *o, cha
 
 static qr_call_result feed_value(qr_output_parser *p, qr_call_object *o, char c)
 {
-    bool was_string = in_string(&o->value);
+    bool was_string = qr_json_checker_in_string(&o->value);
     qr_json_step step = qr_json_checker_step(&o->value, c);
     if (step == QR_JSON_STEP_BAD)
         return QR_CALL_BAD;
     if (step != QR_JSON_STEP_END_BEFORE)
-        take_value_byte(p, o, was_string, in_string(&o->value), c);
+        take_value_byte(p, o, was_string, qr_json_checker_in_string(&o->value), c);
     if (step == QR_JSON_STEP_MORE)
         return QR_CALL_MORE;
     if (!value_is_done(p, o))
@@ -380,35 +380,34 @@ qr_call_result qr_call_object_feed(qr_output_parser *p, char c)
 
 enum { T_START, T_CONTENT, T_TAGGED, T_CALL, T_AFTER, T_LIST, T_HEAD, T_NAME, T_ARGUMENTS };
 
-static const char *const hermes_marks[] = {"<tool_call>", "</tool_call>"};
-static const char *const llama3_marks[] = {"<|python_tag|>"};
-static const char *const mistral_marks[] = {"[TOOL_CALLS]"};
-
-static void init_marks(qr_output_parser *p, const char *const *marks, int count)
+const char *const *qr_tools_marks(qr_tool_style style, int *count)
 {
-    p->marks = (qr_mark_finder){.marks = marks, .count = count};
+    static const struct {
+        int count;
+        const char *marks[QR_OUTPUT_MARKS_MAX];
+    } rows[] = {
+        [QR_TOOLS_HERMES] = {2, {"<tool_call>", "</tool_call>"}},
+        [QR_TOOLS_LLAMA3] = {1, {"<|python_tag|>"}},
+        [QR_TOOLS_PYTHONIC] = {2, {"<|python_start|>", "<|python_end|>"}},
+        [QR_TOOLS_MISTRAL] = {3, {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"}},
+        [QR_TOOLS_HARMONY] = {7,
+                              {"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>",
+                               "<|constrain|>"}},
+        [QR_TOOLS_XML] = {3, {"<tool_call>", "</tool_call>", "<function="}},
+        [QR_TOOLS_NAMED] = {0, {NULL}},
+    };
+    *count = rows[style].count;
+    return rows[style].marks;
 }
 
 void qr_tools_init(qr_output_parser *p)
 {
-    static const char *const python[] = {"<|python_start|>", "<|python_end|>"};
-    static const char *const harmony[] = {"<|start|>",  "<|channel|>", "<|message|>",  "<|end|>",
-                                          "<|return|>", "<|call|>",    "<|constrain|>"};
-    p->state = T_START;
-    switch (p->style) {
-    case QR_TOOLS_HERMES:
-        p->state = T_CONTENT;
-        init_marks(p, hermes_marks, 2);
-        return;
-    case QR_TOOLS_MISTRAL:
-        p->state = T_CONTENT;
-        init_marks(p, mistral_marks, 1);
-        return;
-    case QR_TOOLS_LLAMA3: init_marks(p, llama3_marks, 1); return;
-    case QR_TOOLS_PYTHONIC: init_marks(p, python, 2); return;
-    case QR_TOOLS_HARMONY: init_marks(p, harmony, 7); return;
-    default: return;
-    }
+    int count = 0;
+    const char *const *marks = qr_tools_marks(p->style, &count);
+    if (p->style == QR_TOOLS_MISTRAL)
+        count = 1; /* the others stand inside a call */
+    p->marks = (qr_mark_finder){.marks = marks, .count = count};
+    p->state = p->style == QR_TOOLS_HERMES || p->style == QR_TOOLS_MISTRAL ? T_CONTENT : T_START;
 }
 
 /* What was held for a call is content after all. */
@@ -557,10 +556,10 @@ static void head_byte(qr_output_parser *p, char c)
 
 static void arguments_byte(qr_output_parser *p, char c)
 {
-    bool was_string = in_string(&p->object.value);
+    bool was_string = qr_json_checker_in_string(&p->object.value);
     qr_json_step step = qr_json_checker_step(&p->object.value, c);
     if (step == QR_JSON_STEP_MORE || step == QR_JSON_STEP_END)
-        put_argument(p, NULL, was_string, c);
+        qr_output_put_argument(p, NULL, was_string, c);
     if (step == QR_JSON_STEP_MORE)
         return;
     qr_output_end_call(p);

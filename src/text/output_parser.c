@@ -9,7 +9,18 @@
 enum { MEMORY_DEFAULT = 1 << 20 };
 enum { THINK_START, THINK_AFTER_OPEN, THINK_INSIDE, THINK_AFTER_CLOSE, THINK_CONTENT };
 
-static const char *const think_marks[] = {"<think>", "</think>"};
+/* How reasoning is marked, by the name of the option. */
+static const struct {
+    const char *name;
+    const char *marks[2]; /* NULL: by the style of the calls, or not at all */
+    bool open;            /* the answer is taken to begin inside */
+} reasonings[] = {
+    {"none", {NULL}, false},
+    {"think", {"<think>", "</think>"}, false},
+    {"deepseek_r1", {"<think>", "</think>"}, true},
+    {"mistral", {"[THINK]", "[/THINK]"}, false},
+    {"harmony", {NULL}, false},
+};
 
 /* ---- The sink -------------------------------------------------------------------------------------- */
 
@@ -113,6 +124,7 @@ static void style_feed(qr_output_parser *p, char c)
     case QR_TOOLS_NONE: qr_output_byte(p, QR_OUTPUT_CONTENT, c); return;
     case QR_TOOLS_PYTHONIC: qr_tools_python_feed(p, c); return;
     case QR_TOOLS_HARMONY: qr_tools_harmony_feed(p, c); return;
+    case QR_TOOLS_XML: qr_tools_xml_feed(p, c); return;
     case QR_TOOLS_HERMES:
     case QR_TOOLS_LLAMA3:
     case QR_TOOLS_MISTRAL:
@@ -127,6 +139,8 @@ static void style_finish(qr_output_parser *p)
         qr_tools_python_finish(p);
     else if (p->style == QR_TOOLS_HARMONY)
         qr_tools_harmony_finish(p);
+    else if (p->style == QR_TOOLS_XML)
+        qr_tools_xml_finish(p);
     else if (p->style != QR_TOOLS_NONE)
         qr_tools_json_finish(p);
     if (!p->after_call) /* white space at the end is content, unless it follows a call */
@@ -199,21 +213,36 @@ static void think_feed(qr_output_parser *p, char c)
     if (p->think_state == THINK_CONTENT) {
         qr_mark_finder_flush(&p->think_marks, think_byte, p); /* content has no marks of ours */
         if (mark >= 0)
-            think_text(p, think_marks[mark]);
+            think_text(p, p->think_marks.marks[mark]);
         return;
     }
-    if (mark == 0 && p->think_state == THINK_START) {
-        qr_buf_clear(&p->newlines);
+    if (mark == 0 && (p->think_state == THINK_START || p->think_state == THINK_AFTER_OPEN)) {
+        qr_buf_clear(&p->newlines); /* some models repeat the mark that the prompt ends in */
         p->think_state = THINK_AFTER_OPEN;
     } else if (mark == 1 && (p->think_state == THINK_INSIDE || p->think_state == THINK_AFTER_OPEN)) {
         qr_buf_clear(&p->newlines);
         p->think_state = THINK_AFTER_CLOSE;
     } else if (mark >= 0) {
-        think_text(p, think_marks[mark]);
+        think_text(p, p->think_marks.marks[mark]);
     }
 }
 
-/* ---- Options --------------------------------------------------------------------------------------- */
+/* ---- Styles ---------------------------------------------------------------------------------------- */
+
+/* The first name of a style is its own, the rest are what vLLM calls it. */
+static const struct {
+    const char *name;
+    qr_tool_style style;
+} tool_styles[] = {
+    {"none", QR_TOOLS_NONE},          {"hermes", QR_TOOLS_HERMES},     {"llama3_json", QR_TOOLS_LLAMA3},
+    {"llama4_json", QR_TOOLS_LLAMA3}, {"pythonic", QR_TOOLS_PYTHONIC}, {"llama4_pythonic", QR_TOOLS_PYTHONIC},
+    {"mistral", QR_TOOLS_MISTRAL},    {"harmony", QR_TOOLS_HARMONY},   {"openai", QR_TOOLS_HARMONY},
+    {"qwen3_coder", QR_TOOLS_XML},    {"qwen3_xml", QR_TOOLS_XML},
+};
+static const char *const reasoning_aliases[][2] = {
+    {"qwen3", "think"},       {"glm45", "think"},      {"deepseek_v3", "think"},     {"granite4", "think"},
+    {"nemotron_v3", "think"}, {"minimax_m2", "think"}, {"openai_gptoss", "harmony"},
+};
 
 static bool contains(const char *text, const char *what)
 {
@@ -222,10 +251,13 @@ static bool contains(const char *text, const char *what)
 
 static qr_tool_style detect_style(const char *template)
 {
+    bool tool_call = contains(template, "<tool_call>"), function = contains(template, "<function=");
     if (contains(template, "<|channel|>") && contains(template, "<|message|>"))
         return QR_TOOLS_HARMONY;
-    if (contains(template, "<tool_call>"))
-        return QR_TOOLS_HERMES;
+    if (contains(template, "<arg_key>") || (function && !tool_call))
+        return QR_TOOLS_NONE; /* GLM's and Functionary's ways, which are not read yet */
+    if (tool_call)
+        return function ? QR_TOOLS_XML : QR_TOOLS_HERMES;
     if (contains(template, "[TOOL_CALLS]"))
         return QR_TOOLS_MISTRAL;
     if (contains(template, "<|python_start|>") || contains(template, "[func_name1(params_name1"))
@@ -235,22 +267,85 @@ static qr_tool_style detect_style(const char *template)
     return QR_TOOLS_NONE;
 }
 
+static const char *detect_reasoning(const char *template)
+{
+    if (detect_style(template) == QR_TOOLS_HARMONY)
+        return "harmony";
+    return contains(template, "</think>") ? "think" : contains(template, "[/THINK]") ? "mistral" : "none";
+}
+
+void qr_output_parser_detect(const char *chat_template, const char **reasoning, const char **tools)
+{
+    qr_tool_style style = detect_style(chat_template);
+    *reasoning = detect_reasoning(chat_template);
+    for (size_t i = QR_COUNT_OF(tool_styles); i-- > 0;)
+        if (tool_styles[i].style == style)
+            *tools = tool_styles[i].name;
+}
+
+/* Models that write lists of objects differ in one space. */
+static const char *mistral_opening(const char *template)
+{
+    return contains(template, "[TOOL_CALLS] [") ? "[TOOL_CALLS] [{\"name\": " : "[TOOL_CALLS][{\"name\": ";
+}
+
+/* It ends where the models' own tokens would, so that what follows is what they have seen. */
+static void make_opening(qr_output_parser *p, const char *template, bool named)
+{
+    qr_buf *out = &p->opening;
+    const char *name = p->tool_name;
+    bool mistral_list = p->style == QR_TOOLS_MISTRAL && !contains(template, "[ARGS]");
+    switch (p->style) {
+    case QR_TOOLS_HERMES: qr_buf_append_cstr(out, "<tool_call>\n{\"name\": "); break;
+    case QR_TOOLS_LLAMA3: qr_buf_append_cstr(out, "{\"name\": "); break;
+    case QR_TOOLS_MISTRAL:
+        qr_buf_append_cstr(out, mistral_list ? mistral_opening(template) : "[TOOL_CALLS]");
+        break;
+    case QR_TOOLS_PYTHONIC: qr_buf_printf(out, "[%s%s", name, named ? "(" : ""); return;
+    case QR_TOOLS_XML: qr_buf_printf(out, "<tool_call>\n<function=%s%s", name, named ? ">\n" : ""); return;
+    case QR_TOOLS_HARMONY:
+        qr_buf_printf(out, "<|channel|>commentary to=functions.%s%s", name,
+                      named ? " <|constrain|>json<|message|>" : "");
+        return;
+    default: return;
+    }
+    if (p->style == QR_TOOLS_MISTRAL && !mistral_list) {
+        qr_buf_printf(out, "%s%s", name, named ? "[ARGS]" : "");
+    } else if (named) {
+        qr_json_append_string(out, qr_str_of(name));
+        qr_buf_printf(out, ", \"%s\":", p->style == QR_TOOLS_LLAMA3 ? "parameters" : "arguments");
+    } else {
+        qr_buf_append_char(out, '"');
+    }
+}
+
+const char *qr_output_parser_opening(const qr_output_parser *p)
+{
+    return p->opening.data != NULL ? p->opening.data : "";
+}
+
+const char *qr_output_parser_mark(const qr_output_parser *p, size_t index)
+{
+    int count = 0;
+    const char *const *marks = qr_tools_marks(p->style, &count);
+    if (index < (size_t)count)
+        return marks[index];
+    index -= (size_t)count;
+    return p->think && index < 2 ? p->think_marks.marks[index] : NULL;
+}
+
+/* ---- Options --------------------------------------------------------------------------------------- */
+
 static qr_status parse_tools(const qr_output_parser_options *o, qr_output_parser *p, qr_error *err)
 {
-    static const struct {
-        const char *name;
-        qr_tool_style style;
-    } styles[] = {{"none", QR_TOOLS_NONE},          {"hermes", QR_TOOLS_HERMES},
-                  {"llama3_json", QR_TOOLS_LLAMA3}, {"pythonic", QR_TOOLS_PYTHONIC},
-                  {"mistral", QR_TOOLS_MISTRAL},    {"harmony", QR_TOOLS_HARMONY}};
     const char *tools = o->tools != NULL ? o->tools : "none";
     if (strcmp(tools, "auto") == 0) {
         p->style = detect_style(o->chat_template);
         return QR_OK;
     }
-    for (size_t i = 0; i < QR_COUNT_OF(styles); i++) {
-        if (strcmp(tools, styles[i].name) == 0) {
-            p->style = styles[i].style;
+    for (size_t i = 0; i < QR_COUNT_OF(tool_styles); i++) {
+        if (strcmp(tools, tool_styles[i].name) == 0) {
+            p->style = tool_styles[i].style;
             return QR_OK;
         }
     }
@@ -261,12 +356,21 @@ static qr_status parse_reasoning(const qr_output_parser_options *o, qr_output_pa
 {
     const char *reasoning = o->reasoning != NULL ? o->reasoning : "none";
     if (strcmp(reasoning, "auto") == 0)
-        p->think = contains(o->chat_template, "</think>") && p->style != QR_TOOLS_HARMONY;
-    else if (strcmp(reasoning, "think") == 0)
-        p->think = true;
-    else if (strcmp(reasoning, "none") != 0)
+        reasoning = detect_reasoning(o->chat_template);
+    for (size_t i = 0; i < QR_COUNT_OF(reasoning_aliases); i++)
+        if (strcmp(reasoning, reasoning_aliases[i][0]) == 0)
+            reasoning = reasoning_aliases[i][1];
+    size_t at = 0;
+    while (at < QR_COUNT_OF(reasonings) && strcmp(reasoning, reasonings[at].name) != 0)
+        at++;
+    if (at == QR_COUNT_OF(reasonings))
         return qr_fail(err, QR_INVALID_ARGUMENT, "output parser: reasoning: unknown style %.60s", reasoning);
-    p->think_state = !p->think ? THINK_CONTENT : o->reasoning_open ? THINK_AFTER_OPEN : THINK_START;
+    if (strcmp(reasoning, "harmony") == 0) /* its channels are read together or not at all */
+        p->style = QR_TOOLS_HARMONY;
+    p->think = reasonings[at].marks[0] != NULL && p->style != QR_TOOLS_HARMONY;
+    p->think_marks = (qr_mark_finder){.marks = reasonings[at].marks, .count = 2};
+    bool open = o->reasoning_open || reasonings[at].open;
+    p->think_state = !p->think ? THINK_CONTENT : open ? THINK_AFTER_OPEN : THINK_START;
     return QR_OK;
 }
 
@@ -285,7 +389,17 @@ static qr_status parse_choice(const qr_output_parser_options *o, qr_output_parse
     if (o->constrained && (required || named))
         p->style = named ? QR_TOOLS_NAMED : QR_TOOLS_LIST;
     p->tool_name = qr_strdup(named ? o->tool_name : "");
+    if (named || required)
+        make_opening(p, o->chat_template, named);
     return QR_OK;
+}
+
+static qr_status parse_schemas(const qr_output_parser_options *o, qr_output_parser *p, qr_error *err)
+{
+    if (o->tools_json == NULL || p->style != QR_TOOLS_XML)
+        return QR_OK;
+    qr_str text = qr_str_make(o->tools_json, o->tools_json_bytes);
+    return qr_json_parse(text, &qr_json_limits_request, &p->xml.tools, err);
 }
 
 void qr_output_parser_options_init(qr_output_parser_options *options)
@@ -304,6 +418,8 @@ qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_outpu
         status = parse_reasoning(&o, p, err);
     if (status == QR_OK)
         status = parse_choice(&o, p, err);
+    if (status == QR_OK)
+        status = parse_schemas(&o, p, err);
     if (status != QR_OK) {
         qr_output_parser_free(p);
         return status;
@@ -313,7 +429,6 @@ qr_status qr_output_parser_new(const qr_output_parser_options *options, qr_outpu
     p->tool_names = qr_calloc(o.tool_name_count + 1, sizeof(char *));
     for (size_t i = 0; i < o.tool_name_count; i++)
         p->tool_names[i] = qr_strdup(o.tool_names[i]);
-    p->think_marks = (qr_mark_finder){.marks = think_marks, .count = 2};
     qr_tools_init(p);
     *out = p;
     return QR_OK;
@@ -327,7 +442,9 @@ void qr_output_parser_free(qr_output_parser *p)
         qr_free(p->tool_names[i]);
     qr_free(p->tool_names);
     qr_free(p->tool_name);
-    qr_buf *buffers[] = {&p->newlines, &p->raw, &p->space, &p->header, &p->python.word, &p->text};
+    qr_buf *buffers[] = {&p->newlines,    &p->raw,      &p->space,    &p->header,    &p->opening,
+                         &p->python.word, &p->xml.name, &p->xml.word, &p->xml.value, &p->text};
+    qr_json_free(p->xml.tools);
     for (size_t i = 0; i < QR_COUNT_OF(buffers); i++)
         qr_buf_release(buffers[i]);
     qr_call_object_release(&p->object);
@@ -340,7 +457,7 @@ bool qr_output_parser_prompt_opens(const char *prompt, size_t bytes)
     qr_str text = qr_str_make(prompt, bytes);
     while (text.len > 0 && qr_output_is_space(text.data[text.len - 1]))
         text.len--;
-    return qr_str_ends(text, QR_STR("<think>"));
+    return qr_str_ends(text, QR_STR("<think>")) || qr_str_ends(text, QR_STR("[THINK]"));
 }
 
 /* ---- Pushing --------------------------------------------------------------------------------------- */
@@ -370,7 +487,8 @@ static void hand_out(qr_output_parser *p, const qr_output_delta **deltas, size_t
 static size_t held_bytes(const qr_output_parser *p)
 {
     return p->newlines.len + p->raw.len + p->space.len + p->header.len + p->python.word.len +
-           p->object.raw_key.len + p->object.name.len + p->object.arguments.len;
+           p->object.raw_key.len + p->object.name.len + p->object.arguments.len + p->xml.word.len +
+           p->xml.value.len;
 }
 
 qr_status qr_output_parser_push(qr_output_parser *p, const char *text, size_t bytes,

@@ -4,6 +4,7 @@
 #ifndef QR_TEXT_OUTPUT_PARSER_H
 #define QR_TEXT_OUTPUT_PARSER_H
 
+#include "base/json.h"
 #include "base/str.h"
 #include "base/vec.h"
 #include "quire.h"
@@ -15,6 +16,7 @@ typedef enum qr_tool_style {
     QR_TOOLS_PYTHONIC,
     QR_TOOLS_MISTRAL,
     QR_TOOLS_HARMONY,
+    QR_TOOLS_XML,
     QR_TOOLS_LIST, /* constrained "required": a JSON list */
     QR_TOOLS_NAMED /* constrained "named": the arguments alone */
 } qr_tool_style;
@@ -48,6 +50,7 @@ typedef struct qr_json_checker {
 
 void qr_json_checker_init(qr_json_checker *checker);
 qr_json_step qr_json_checker_step(qr_json_checker *checker, char c);
+bool qr_json_checker_in_string(const qr_json_checker *checker);
 
 /* One call written as a JSON object. */
 typedef struct qr_call_object {
@@ -73,6 +76,15 @@ typedef struct qr_call_python {
     qr_buf word; /* an identifier or number at hand */
 } qr_call_python;
 
+/* One call of tagged parameters. */
+typedef struct qr_call_xml {
+    uint8_t kind;
+    bool some, first, held_newline; /* some: a parameter was given out; first: the value's first byte comes */
+    qr_mark_finder marks;
+    qr_buf name, word, value; /* the function's; a name at hand; a value that is no string, until it ends */
+    qr_json *tools;           /* the request's, for the types of parameters; or NULL */
+} qr_call_xml;
+
 typedef enum qr_call_result { QR_CALL_MORE, QR_CALL_END, QR_CALL_BAD } qr_call_result;
 
 struct qr_output_parser {
@@ -80,6 +92,7 @@ struct qr_output_parser {
     qr_tool_style style;
     bool think, keep_calls; /* keep_calls: tool_choice is not "none" */
     char *tool_name;
+    qr_buf opening; /* what an answer that has to call begins with */
     char **tool_names;
     size_t tool_name_count, memory_max;
 
@@ -98,6 +111,7 @@ struct qr_output_parser {
     uint8_t body;                     /* harmony: what the message is */
     qr_call_object object;
     qr_call_python python;
+    qr_call_xml xml;
 
     /* the sink */
     int32_t tool_count;
@@ -123,6 +137,9 @@ int qr_mark_finder_feed(qr_mark_finder *finder, char c, void (*release)(qr_outpu
 void qr_mark_finder_flush(qr_mark_finder *finder, void (*release)(qr_output_parser *, char),
                           qr_output_parser *p);
 
+/* A byte of arguments as JSON has to have it, given out or appended to out: models write raw newlines into strings. */
+void qr_output_put_argument(qr_output_parser *p, qr_buf *out, bool in_string, char c);
+
 /* ---- Machines ---- */
 void qr_call_object_reset(qr_call_object *object);
 void qr_call_object_release(qr_call_object *object);
@@ -137,7 +154,11 @@ void qr_tools_python_feed(qr_output_parser *p, char c);
 void qr_tools_python_finish(qr_output_parser *p);
 void qr_tools_harmony_feed(qr_output_parser *p, char c);
 void qr_tools_harmony_finish(qr_output_parser *p);
+void qr_tools_xml_feed(qr_output_parser *p, char c);
+void qr_tools_xml_finish(qr_output_parser *p);
 void qr_tools_init(qr_output_parser *p);
+/* The marks of a style; *count may be 0. */
+const char *const *qr_tools_marks(qr_tool_style style, int *count);
 
 static inline bool qr_output_is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 

@@ -73,6 +73,8 @@ size_t qr_tokenizer_token_bytes_max(const qr_tokenizer *tokenizer);
 typedef struct qr_detokenizer {
     const qr_tokenizer *tokenizer;
     bool skip_special;
+    const int32_t *kept; /* special tokens that are not skipped all the same; borrowed */
+    size_t kept_count;
     bool started;        /* the first token was seen: leading-space rules of SentencePiece families */
     uint32_t strip_left; /* leading spaces of the text that are still to be dropped */
     uint8_t pending[64]; /* bytes that do not yet make a whole character */
@@ -85,9 +87,6 @@ void qr_detokenizer_prime(qr_detokenizer *detokenizer, const int32_t *ids, size_
 /* Writes at most out_max bytes; out_max must be >= qr_tokenizer_token_bytes_max() + 64. Returns the count. */
 size_t qr_detokenizer_push(qr_detokenizer *detokenizer, int32_t id, char *out, size_t out_max);
 size_t qr_detokenizer_finish(qr_detokenizer *detokenizer, char *out, size_t out_max);
-
-/* Text of one token by itself, as logprobs show it (bytes may be half a character). Appends to out. */
-void qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, qr_buf *out);
 
 /* The compiled chat template that belongs to this tokenizer, or NULL (owned by the tokenizer; see chat.h). */
 struct qr_jinja;

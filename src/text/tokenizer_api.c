@@ -158,19 +158,20 @@ void qr_tokenizer_each_special(const qr_tokenizer *tokenizer,
 
 size_t qr_tokenizer_token_bytes_max(const qr_tokenizer *tokenizer) { return tokenizer->token_bytes_max; }
 
-void qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, qr_buf *out)
+size_t qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, char *out, size_t out_max)
 {
     if (!is_token(tokenizer, id))
-        return;
-    int byte = tokenizer->stream_byte_fallback
-                   ? qr_decode_byte_of(qr_token_table_text(&tokenizer->spelled, id))
-                   : -1;
+        return 0;
+    qr_str spelled = qr_token_table_text(&tokenizer->spelled, id), piece = spelled;
+    int byte = tokenizer->stream_byte_fallback ? qr_decode_byte_of(spelled) : -1;
+    char one = (char)byte;
     if (byte >= 0)
-        qr_buf_append_char(out, (char)byte);
+        piece = qr_str_make(&one, 1);
     else if (tokenizer->stream == QR_STREAM_BYTES && tokenizer->byte_mode)
-        qr_buf_append_str(out, qr_token_table_text(&tokenizer->raw, id));
+        piece = qr_token_table_text(&tokenizer->raw, id);
     else if (tokenizer->stream == QR_STREAM_BYTES || tokenizer->stream == QR_STREAM_PIECES)
-        qr_buf_append_str(out, qr_token_table_text(&tokenizer->decoded, id));
-    else
-        qr_buf_append_str(out, qr_token_table_text(&tokenizer->spelled, id));
+        piece = qr_token_table_text(&tokenizer->decoded, id);
+    if (out_max > 0 && piece.len > 0)
+        memcpy(out, piece.data, QR_MIN(piece.len, out_max));
+    return piece.len;
 }

@@ -108,6 +108,18 @@ static void variables_are_those_of_transformers(void **state)
            "[{\"type\": \"function\"}]DB");
 }
 
+static void an_answers_prefix_comes_behind_the_prompt(void **state)
+{
+    (void)state;
+#define USER "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"answer_prefix\": \"<|im_end|>[\"}"
+    expect(CHATML, USER, "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<|im_end|>[");
+    expect("{{ messages[0].content + '<think>\n' }}", USER, "x<think>\n\n</think>\n\n<|im_end|>[");
+    expect("{{ messages[0].content }}[THINK]", USER, "x[THINK][/THINK]<|im_end|>[");
+    expect("{{ messages[0].content + '<think>\n\n</think>\n\n' }}", USER,
+           "x<think>\n\n</think>\n\n<|im_end|>[");
+#undef USER
+}
+
 static void special_tokens_spelled_in_untrusted_text_are_marked(void **state)
 {
     (void)state;
@@ -259,6 +271,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(smollm2s_template_renders),
         cmocka_unit_test(variables_are_those_of_transformers),
+        cmocka_unit_test(an_answers_prefix_comes_behind_the_prompt),
         cmocka_unit_test(special_tokens_spelled_in_untrusted_text_are_marked),
         cmocka_unit_test(marked_text_encodes_without_special_tokens),
         cmocka_unit_test(parts_side_by_side_cannot_make_a_special_token),

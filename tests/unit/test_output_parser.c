@@ -137,6 +137,11 @@ static void reasoning_is_split_off(void **state)
     o.reasoning_open = true;
     expect(&o, "\nfrom the prompt\n</think>\nok", "r(from the prompt) c(ok)");
     expect(&o, "never closed\n", "r(never closed\n) c()");
+    expect(&o, "<think>\nrepeated</think>x", "r(repeated) c(x)");
+    o = options_for("deepseek_r1", "none");
+    expect(&o, "no mark at the start\n</think>\n\nx", "r(no mark at the start) c(x)");
+    o = options_for("mistral", "none");
+    expect(&o, "[THINK]a <think>[/THINK]b", "r(a <think>) c(b)");
     o = options_for("none", "none");
     expect(&o, "<think>a</think> b ", "r() c(<think>a</think> b )");
     assert_true(qr_output_parser_prompt_opens("x<think>\n", 9));
@@ -243,6 +248,110 @@ static void pythonic_calls_are_rewritten_as_json(void **state)
     expect(&o, "Plain [f(a=1)]", "r() c(Plain [f(a=1)])");
 }
 
+static void tagged_parameters_become_json(void **state)
+{
+    (void)state;
+    static const char tools[] =
+        "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{\"s\":{"
+        "\"type\":"
+        "\"string\"},\"n\":{\"type\":\"integer\"},\"b\":{\"type\":\"boolean\"},\"l\":{\"type\":\"array\"},"
+        "\"x\":{"
+        "\"type\":[\"number\",\"null\"]},\"y\":{\"type\":[\"string\",\"null\"]},\"z\":{\"anyOf\":[]}}}}}]";
+    static const char *const names[] = {"f", "g"};
+    qr_output_parser_options o = options_for("think", "qwen3_coder");
+    o.tools_json = tools;
+    o.tools_json_bytes = sizeof(tools) - 1;
+    o.tool_names = names;
+    o.tool_name_count = 2;
+    expect(&o,
+           "<think>hm</think>\n\nSure.\n<tool_call>\n<function=f>\n<parameter=s>\nline \"1\"\n\n\tl\\ine "
+           "2\n\n</parameter>\n"
+           "<parameter=n>\n-3\n</parameter>\n<parameter=b>\nTrue\n</parameter>\n</function>\n</tool_call>\n"
+           "<tool_call>\n<function=g>\n</function>\n</tool_call>",
+           "r(hm) c(Sure.) 0:f{\"s\": \"line \\\"1\\\"\\n\\n\\tl\\\\ine 2\\n\", \"n\": -3, \"b\": true}; "
+           "1:g{};");
+    expect(&o,
+           "<tool_call><function=f><parameter=l>[1, \"a\nb\",\n{}]</parameter><parameter=n>3 "
+           "apples</parameter><parameter=x>"
+           "null</parameter><parameter=y>7</parameter><parameter=z>{\"q\": "
+           "1}</parameter><parameter=new>\n4\n</parameter>"
+           "</function></tool_call>",
+           "r() c() 0:f{\"l\": [1, \"a\\nb\",\n{}], \"n\": \"3 apples\", \"x\": null, \"y\": \"7\", \"z\": "
+           "{\"q\": 1}, "
+           "\"new\": \"4\"};");
+    expect(&o,
+           "<tool_call><function=f><parameter=l>[1,]</parameter><parameter=n>1.5e</parameter></function></"
+           "tool_call>!",
+           "r() c(!) 0:f{\"l\": \"[1,]\", \"n\": \"1.5e\"};");
+    expect(&o, "<function=f>\n<parameter=s>\n<b>\n</b>\n</parameter>\n</function>",
+           "r() c() 0:f{\"s\": \"<b>\\n</b>\"};");
+    expect(&o, "write <function=h> or <function=> and <tool_call> in text </tool_call>",
+           "r() c(write <function=h> or <function=> and <tool_call> in text </tool_call>)");
+    expect(&o, "<tool_call>\n<function=f>\n<parameter=s>\ncut <", "r() c() 0:f{\"s\": \"cut <;");
+    expect(&o, "<tool_call>\n<function=f>\n<parameter=n>\n12", "r() c() 0:f{\"n\": 12;");
+    expect(&o, "<tool_call>\n<function=f", "r() c(<tool_call>\n<function=f)");
+    expect(&o, "<tool_call><function=f></tool_call> x", "r() c( x) 0:f{};");
+    o.tools_json = NULL;
+    expect(&o, "<tool_call><function=f><parameter=n>3</parameter></function></tool_call>",
+           "r() c() 0:f{\"n\": \"3\"};");
+    o.tools_json = "[";
+    o.tools_json_bytes = 1;
+    qr_output_parser *parser = NULL;
+    assert_int_equal(qr_output_parser_new(&o, &parser, NULL), QR_INVALID_ARGUMENT);
+}
+
+/* The opening of a forced call, and the whole that it begins. */
+static void openings_begin_calls_in_every_style(void **state)
+{
+    static const struct {
+        const char *style, *template, *required, *required_rest, *named, *named_rest;
+    } rows[] = {
+        {"hermes", "", "<tool_call>\n{\"name\": \"", "f\", \"arguments\": {\"a\": 1}}\n</tool_call>",
+         "<tool_call>\n{\"name\": \"f\", \"arguments\":", " {\"a\": 1}}\n</tool_call>"},
+        {"llama3_json", "", "{\"name\": \"", "f\", \"parameters\": {\"a\": 1}}",
+         "{\"name\": \"f\", \"parameters\":", " {\"a\": 1}}"},
+        {"mistral", "[TOOL_CALLS] [{", "[TOOL_CALLS] [{\"name\": \"", "f\", \"arguments\": {\"a\": 1}}]",
+         "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\":", " {\"a\": 1}}]"},
+        {"mistral", "[TOOL_CALLS][{", "[TOOL_CALLS][{\"name\": \"", "f\", \"arguments\": {\"a\": 1}}]",
+         "[TOOL_CALLS][{\"name\": \"f\", \"arguments\":", " {\"a\": 1}}]"},
+        {"mistral", "[TOOL_CALLS]x[ARGS]", "[TOOL_CALLS]", "f[ARGS]{\"a\": 1}", "[TOOL_CALLS]f[ARGS]",
+         "{\"a\": 1}"},
+        {"pythonic", "", "[", "f(a=1)]", "[f(", "a=1)]"},
+        {"qwen3_coder", "",
+         "<tool_call>\n<function=", "f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+         "<tool_call>\n<function=f>\n", "<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"},
+        {"harmony", "", "<|channel|>commentary to=functions.", "f <|constrain|>json<|message|>{\"a\": 1}",
+         "<|channel|>commentary to=functions.f <|constrain|>json<|message|>", "{\"a\": 1}"},
+    };
+    (void)state;
+    for (size_t i = 0; i < QR_COUNT_OF(rows); i++) {
+        for (int named = 0; named < 2; named++) {
+            qr_output_parser_options o = options_for("think", rows[i].style);
+            o.chat_template = rows[i].template;
+            o.tool_choice = named ? "named" : "required";
+            o.tool_name = named ? "f" : NULL;
+            o.tools_json = "[{\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{\"a\":{\"type\":"
+                           "\"integer\"}}}}}]";
+            o.tools_json_bytes = strlen(o.tools_json);
+            qr_output_parser *parser = open_parser(&o);
+            assert_string_equal(qr_output_parser_opening(parser), named ? rows[i].named : rows[i].required);
+            qr_output_parser_free(parser);
+            qr_buf text = {0};
+            qr_buf_append_cstr(&text, named ? rows[i].named : rows[i].required);
+            qr_buf_append_cstr(&text, named ? rows[i].named_rest : rows[i].required_rest);
+            expect(&o, text.data, "r() c() 0:f{\"a\": 1};");
+            qr_buf_release(&text);
+        }
+    }
+    qr_output_parser_options o = options_for("think", "hermes");
+    qr_output_parser *parser = open_parser(&o);
+    assert_string_equal(qr_output_parser_opening(parser), "");
+    assert_string_equal(qr_output_parser_mark(parser, 0), "<tool_call>");
+    assert_string_equal(qr_output_parser_mark(parser, 3), "</think>");
+    assert_null(qr_output_parser_mark(parser, 4));
+    qr_output_parser_free(parser);
+}
+
 static void harmony_messages_go_where_their_channel_says(void **state)
 {
     (void)state;
@@ -302,6 +411,21 @@ static void styles_are_found_in_the_chat_template(void **state)
     expect(&o, "[TOOL_CALLS]f{}", "r() c([TOOL_CALLS]f{})");
     o.chat_template = NULL;
     expect(&o, "x", "r() c(x)");
+    static const char *const rows[][3] = {
+        {"<tool_call><function=", "none", "qwen3_coder"},
+        {"<tool_call><arg_key></think>", "think", "none"},
+        {"<function=x>{}</function><|python_tag|>", "none", "none"},
+        {"[TOOL_CALLS] [/THINK]", "mistral", "mistral"},
+        {"<|channel|><|message|></think>", "harmony", "harmony"},
+        {"<|python_tag|>", "none", "llama3_json"},
+        {"<|python_start|>", "none", "pythonic"},
+    };
+    for (size_t i = 0; i < QR_COUNT_OF(rows); i++) {
+        const char *reasoning = NULL, *tools = NULL;
+        qr_output_parser_detect(rows[i][0], &reasoning, &tools);
+        assert_string_equal(reasoning, rows[i][1]);
+        assert_string_equal(tools, rows[i][2]);
+    }
 }
 
 static void what_is_held_back_is_bounded(void **state)
@@ -364,6 +488,8 @@ int main(void)
         cmocka_unit_test(llama3_json_calls_are_parsed),
         cmocka_unit_test(mistral_calls_are_parsed),
         cmocka_unit_test(pythonic_calls_are_rewritten_as_json),
+        cmocka_unit_test(tagged_parameters_become_json),
+        cmocka_unit_test(openings_begin_calls_in_every_style),
         cmocka_unit_test(harmony_messages_go_where_their_channel_says),
         cmocka_unit_test(forced_choices_are_parsed),
         cmocka_unit_test(styles_are_found_in_the_chat_template),

@@ -211,6 +211,39 @@ static void sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes(voi
     assert_int_equal(qr_tokenizer_decode(t, ids, 7, true, &text, &bytes, NULL), QR_OK);
     assert_string_equal(text, "ab\xC3\xA9 ab");
     qr_free(text);
+    /* a token's own bytes: with its space, half a character as it is, cut where there is no room */
+    char piece[8] = "........";
+    assert_int_equal(qr_tokenizer_piece(t, 8, piece, sizeof(piece)), 2);
+    assert_memory_equal(piece, " a.", 3);
+    assert_int_equal(qr_tokenizer_piece(t, 3, piece, sizeof(piece)), 1);
+    assert_memory_equal(piece,
+                        "\xC3"
+                        "a.",
+                        3);
+    assert_int_equal(qr_tokenizer_piece(t, 2, piece, 2), 4);
+    assert_memory_equal(piece, "</.", 3);
+    assert_int_equal(qr_tokenizer_piece(t, 9, NULL, 0), 2);
+    assert_int_equal(qr_tokenizer_piece(t, 11, piece, 8), 0);
+    assert_int_equal(qr_tokenizer_piece(t, -1, piece, 8), 0);
+    qr_tokenizer_close(t);
+}
+
+static void kept_special_tokens_are_not_skipped(void **state)
+{
+    (void)state;
+    const qr_str tokens[] = {QR_STR("a"), QR_STR("<s>"), QR_STR("<|call|>"), QR_STR("b")};
+    const int32_t types[] = {1, 3, 3, 1}, kept[] = {2}, ids[] = {1, 0, 2, 3, 1};
+    qr_tokenizer *t = load_vocab("gpt2", "smollm", tokens, NULL, types, 4, NULL, 0);
+    qr_detokenizer stream;
+    char text[512];
+    size_t len = 0;
+    qr_detokenizer_init(&stream, t, true);
+    stream.kept = kept;
+    stream.kept_count = 1;
+    for (size_t i = 0; i < QR_COUNT_OF(ids); i++)
+        len += qr_detokenizer_push(&stream, ids[i], text + len, sizeof(text) - len);
+    assert_int_equal(len, 10);
+    assert_memory_equal(text, "a<|call|>b", 10);
     qr_tokenizer_close(t);
 }
 
@@ -653,6 +686,7 @@ int main(void)
         cmocka_unit_test(tokens_are_found_by_their_spelling),
         cmocka_unit_test(stream_holds_back_half_a_character),
         cmocka_unit_test(sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes),
+        cmocka_unit_test(kept_special_tokens_are_not_skipped),
         cmocka_unit_test(control_and_user_tokens_of_a_vocabulary_are_added_tokens),
         cmocka_unit_test(vocabularies_that_are_wrong_are_refused),
         cmocka_unit_test(folder_brings_special_tokens_and_template),
