@@ -199,6 +199,8 @@ static const struct foreign {
     {"lora-modules", "LoRA adapters are not served yet", true},
     {"tokenizer", "the tokenizer is the checkpoint's", true},
     {"trust-remote-code", NULL, false},
+    {"enable-auto-tool-choice", NULL, false},
+    {"enable-reasoning", NULL, false},
     {"enforce-eager", NULL, false},
     {"enable-chunked-prefill", NULL, false},
     {"disable-log-requests", NULL, false},

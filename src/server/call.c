@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/answer.h"
 #include "server/logprobs.h"
 #include "server/sse.h"
 
@@ -30,6 +31,7 @@ static void call_free(qr_call *call)
     qr_list_remove(&call->dirty);
     qr_buf_release(&call->body);
     qr_buf_release(&call->reply);
+    qr_answers_release(call);
     qr_api_params_release(&call->params);
     qr_buf_release(&call->chat_json);
     qr_buf_release(&call->head);
@@ -167,6 +169,10 @@ static void fill_options(qr_call *call, qr_call_prompt *prompt, qr_request_optio
     options->request_id = call->id;
     options->truncate_prompt_tokens = params->truncate_prompt_tokens;
     options->user = prompt;
+    if (call->answers != NULL) {
+        options->kept_special_ids = call->answers->kept_ids;
+        options->kept_special_count = call->answers->kept_count;
+    }
 }
 
 static bool submit(qr_call *call, qr_api_error *error)
@@ -175,6 +181,7 @@ static bool submit(qr_call *call, qr_api_error *error)
     qr_error err = {0};
     if (call->params.kind == QR_API_CHAT)
         qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content,
+                         call->answers != NULL ? qr_buf_str(&call->answers->opening) : qr_str_make("", 0),
                          &call->chat_json);
     for (size_t i = 0; i < call->prompt_count; i++) {
         qr_request_options options;
@@ -190,7 +197,7 @@ static bool submit(qr_call *call, qr_api_error *error)
 
 static bool call_submit(qr_call *call, qr_api_error *error)
 {
-    if (!choose_model(call, error) || !choose_id(call, error))
+    if (!choose_model(call, error) || !choose_id(call, error) || !qr_answers_begin(call, error))
         return false;
     if (call->params.unknown[0] != '\0')
         qr_log(QR_LOG_WARN, "unknown_fields", "id=%s ignored=\"%s\"", call->id, call->params.unknown);
@@ -276,8 +283,20 @@ static void mark_dirty(qr_call *call)
         qr_list_push_back(&call->server->dirty, &call->dirty);
 }
 
-/* A prompt failed: before the first byte that is the reply's status, afterwards an event of the stream. */
-static void call_fail(qr_call *call, const qr_event *event)
+/* Before the first byte an error is the reply's status, afterwards an event of the stream. */
+static void call_fail(qr_call *call, const qr_api_error *error)
+{
+    if (!call->opened) {
+        reply_error(call, error);
+        return;
+    }
+    qr_sse_error(error, &call->piece);
+    call->choices_left = 0;
+    mark_dirty(call);
+}
+
+/* A prompt failed. */
+static void prompt_failed(qr_call *call, const qr_event *event)
 {
     qr_api_error error = {0};
     (void)qr_api_fail_status(&error, event->status, event->message);
@@ -285,13 +304,7 @@ static void call_fail(qr_call *call, const qr_event *event)
         call->server->result = QR_DEVICE_FAILED;
         qr_server_stop(call->server);
     }
-    if (!call->opened) {
-        reply_error(call, &error);
-        return;
-    }
-    qr_sse_error(&error, &call->piece);
-    call->choices_left = 0;
-    mark_dirty(call);
+    call_fail(call, &error);
 }
 
 /* Of the first prompt, the one that most requests have; the others' stand in the choices. */
@@ -329,7 +342,12 @@ static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event
         call->format->open(call, choice, &call->piece);
     choice->opened = true;
     bool tokens_asked = call->params.return_token_ids || call->params.sampling.logprobs >= 0;
-    if (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked))
+    qr_api_error error = {0};
+    if (call->answers != NULL && !call->format->pieces(call, choice, event, &call->piece, &error)) {
+        call_fail(call, &error);
+        return;
+    }
+    if (call->answers == NULL && (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked)))
         call->format->chunk(call, choice, event, &call->piece);
     if (event->finish != QR_FINISH_NONE)
         call->format->close(call, choice, &call->piece);
@@ -407,7 +425,7 @@ static void call_event(const qr_event *event)
         return;
     prompt->seen = true;
     if (event->finish == QR_FINISH_ERROR) {
-        call_fail(call, event);
+        prompt_failed(call, event);
         return;
     }
     qr_choice *choice =
@@ -419,8 +437,11 @@ static void call_event(const qr_event *event)
         choice->stop_string = event->stop_string;
         call->choices_left--;
     }
+    qr_api_error error = {0};
     if (call->params.stream)
         stream_event(call, choice, event);
+    else if (call->answers != NULL && !qr_answer_take(call, choice, event, qr_answer_keep, NULL, &error))
+        call_fail(call, &error);
     else if (call->choices_left == 0)
         reply_whole(call);
 }

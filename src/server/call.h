@@ -28,9 +28,10 @@ typedef struct qr_choice {
     size_t index;
     qr_call_prompt *prompt;
     int32_t sample;
-    bool opened;        /* its first chunk is out */
-    size_t tokens;      /* seen so far */
-    size_t text_offset; /* characters before the next token, for completions' logprobs */
+    bool opened;              /* its first chunk is out */
+    size_t tokens;            /* seen so far */
+    size_t text_offset;       /* characters before the next token, for completions' logprobs */
+    struct qr_answer *answer; /* answer.h; NULL: the text is passed on as it is */
     qr_finish finish;
     int32_t stop_token, stop_string;
 } qr_choice;
@@ -43,6 +44,8 @@ typedef struct qr_call_format {
     void (*open)(qr_call *call, qr_choice *choice, qr_buf *out);
     /* One event of one choice: new text and tokens. */
     void (*chunk)(qr_call *call, qr_choice *choice, const qr_event *event, qr_buf *out);
+    /* The same for a call with answers: false when the text cannot be split. */
+    bool (*pieces)(qr_call *call, qr_choice *choice, const qr_event *event, qr_buf *out, qr_api_error *error);
     void (*close)(qr_call *call, qr_choice *choice, qr_buf *out);
     /* The array elements of an unstreamed reply. */
     void (*choice)(qr_call *call, qr_choice *choice, qr_buf *out);
@@ -66,6 +69,7 @@ struct qr_call {
     qr_choice *choices;
     size_t choice_count, choices_left;
     qr_buf chat_json;
+    struct qr_answers *answers; /* answer.h; NULL: no text of the call is split */
     qr_job job;
     bool at_worker;
     qr_buf body;  /* what the worker parses */

@@ -17,6 +17,8 @@ void qr_server_options_init(qr_server_options *options)
         .port = 8000,
         .generation_config = "auto",
         .response_role = "assistant",
+        .tool_call_parser = "auto",
+        .reasoning_parser = "auto",
         .handle_signals = true,
         .access_log = true,
     };

@@ -7,6 +7,8 @@
 
 /* What stands below the lowest finite value: JSON has no -inf (OpenAI and vLLM write the same). */
 #define LOGPROB_FLOOR (-9999.0)
+/* Longer tokens are asked for twice. */
+#define TOKEN_BYTES   ((size_t)256)
 
 static double floored(float logprob)
 {
@@ -21,19 +23,21 @@ static void append_value(qr_buf *out, float logprob)
     qr_buf_append(out, text, (size_t)len);
 }
 
-/* The token's text; valid until the next call with the same scratch. */
+/* The token's bytes, which may be half a character; valid until the next call with the same scratch. */
 static qr_str token_text(qr_logprob_style style, int32_t token, qr_buf *scratch)
 {
     qr_buf_clear(scratch);
-    char *text = NULL;
-    size_t bytes = 0;
-    if (!style.as_ids && style.tokenizer != NULL &&
-        qr_tokenizer_decode(style.tokenizer, &token, 1, false, &text, &bytes, NULL) == QR_OK) {
-        qr_buf_append(scratch, text, bytes);
-        qr_string_free(text);
-    } else {
+    if (style.as_ids || style.tokenizer == NULL) {
         qr_buf_printf(scratch, "token_id:%d", token);
+        return qr_buf_str(scratch);
     }
+    qr_buf_reserve(scratch, TOKEN_BYTES);
+    size_t bytes = qr_tokenizer_piece(style.tokenizer, token, scratch->data, TOKEN_BYTES);
+    if (bytes > TOKEN_BYTES) {
+        qr_buf_reserve(scratch, bytes);
+        (void)qr_tokenizer_piece(style.tokenizer, token, scratch->data, bytes);
+    }
+    scratch->len = bytes;
     return qr_buf_str(scratch);
 }
 

@@ -1,4 +1,4 @@
-#include "server/openai_common.h"
+#include "server/openai_fields.h"
 
 #include <limits.h>
 #include <math.h>
@@ -27,12 +27,6 @@ typedef enum field_type {
     FIELD_ACCEPTED /* known; has no effect here */
 } field_type;
 
-typedef struct field_reader {
-    qr_api_params *params;
-    const qr_api_limits *limits;
-    qr_api_error *error;
-} field_reader;
-
 typedef struct field_row {
     const char *name;
     unsigned kinds;
@@ -40,23 +34,24 @@ typedef struct field_row {
     size_t offset;
     double min, max;
     bool above_min; /* min itself is not allowed */
-    bool (*read)(field_reader *reader, const char *name, const qr_json *value);
+    bool (*read)(qr_field_reader *reader, const char *name, const qr_json *value);
     const char *only; /* JSON texts separated by '|' */
 } field_row;
 
 /* ---- Readers of single fields ---------------------------------------------------------------------- */
 
-static bool wrong_type(field_reader *reader, const char *name, const char *wanted, const qr_json *value)
+bool qr_field_wrong_type(qr_field_reader *reader, const char *name, const char *wanted, const qr_json *value)
 {
     return qr_api_fail(reader->error, 400, NULL, name, "%s: expected %s, got %s", name, wanted,
                        qr_json_type_name(qr_json_typeof(value)));
 }
 
-static bool read_number(field_reader *reader, const field_row *row, const qr_json *value, double *out)
+static bool read_number(qr_field_reader *reader, const field_row *row, const qr_json *value, double *out)
 {
     qr_json_type type = qr_json_typeof(value);
     if (type != QR_JSON_INT && type != QR_JSON_REAL)
-        return wrong_type(reader, row->name, row->type == FIELD_FLOAT ? "a number" : "an integer", value);
+        return qr_field_wrong_type(reader, row->name, row->type == FIELD_FLOAT ? "a number" : "an integer",
+                                   value);
     double number = qr_json_number(value, NAN);
     if (row->type != FIELD_FLOAT && number != floor(number))
         return qr_api_fail(reader->error, 400, NULL, row->name, "%s: expected an integer, got %g", row->name,
@@ -69,13 +64,13 @@ static bool read_number(field_reader *reader, const field_row *row, const qr_jso
     return true;
 }
 
-static bool read_stored(field_reader *reader, const field_row *row, const qr_json *value)
+static bool read_stored(qr_field_reader *reader, const field_row *row, const qr_json *value)
 {
     char *at = (char *)reader->params + row->offset;
     double number = 0;
     if (row->type == FIELD_BOOL) {
         if (!qr_json_is(value, QR_JSON_BOOL))
-            return wrong_type(reader, row->name, "a boolean", value);
+            return qr_field_wrong_type(reader, row->name, "a boolean", value);
         *(bool *)(void *)at = qr_json_bool(value, false);
         return true;
     }
@@ -90,19 +85,19 @@ static bool read_stored(field_reader *reader, const field_row *row, const qr_jso
     return true;
 }
 
-static bool read_seed(field_reader *reader, const char *name, const qr_json *value)
+static bool read_seed(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     if (!qr_json_is(value, QR_JSON_INT))
-        return wrong_type(reader, name, "an integer", value);
+        return qr_field_wrong_type(reader, name, "an integer", value);
     reader->params->sampling.has_seed = true;
     reader->params->sampling.seed = (uint64_t)qr_json_int(value, 0);
     return true;
 }
 
-static bool read_string(field_reader *reader, const field_row *row, const qr_json *value)
+static bool read_string(qr_field_reader *reader, const field_row *row, const qr_json *value)
 {
     if (!qr_json_is(value, QR_JSON_STRING))
-        return wrong_type(reader, row->name, "a string", value);
+        return qr_field_wrong_type(reader, row->name, "a string", value);
     qr_str text = qr_json_string(value);
     if ((double)text.len > row->max || (double)text.len < row->min)
         return qr_api_fail(reader->error, 400, NULL, row->name, "%s: %zu bytes is not in [%.0f, %.0f]",
@@ -112,12 +107,12 @@ static bool read_string(field_reader *reader, const field_row *row, const qr_jso
 }
 
 /* A list of strings, or one string, into the arena. */
-static bool read_strings(field_reader *reader, const char *name, const qr_json *value, size_t count_max,
+static bool read_strings(qr_field_reader *reader, const char *name, const qr_json *value, size_t count_max,
                          const char *const **out, size_t *out_count)
 {
     bool single = qr_json_is(value, QR_JSON_STRING);
     if (!single && !qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, name, "a string or a list of strings", value);
+        return qr_field_wrong_type(reader, name, "a string or a list of strings", value);
     size_t count = single ? 1 : qr_json_count(value);
     if (count > count_max)
         return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name,
@@ -128,7 +123,7 @@ static bool read_strings(field_reader *reader, const char *name, const qr_json *
     for (size_t i = 0; i < count; i++) {
         const qr_json *item = single ? value : qr_json_at(value, i);
         if (!qr_json_is(item, QR_JSON_STRING))
-            return wrong_type(reader, name, "strings", item);
+            return qr_field_wrong_type(reader, name, "strings", item);
         qr_str text = qr_json_string(item);
         if (text.len == 0 || text.len > STOP_BYTES_MAX)
             return qr_api_fail(reader->error, 400, NULL, name, "%s: entry %zu has %zu bytes, not 1 to %d",
@@ -140,25 +135,25 @@ static bool read_strings(field_reader *reader, const char *name, const qr_json *
     return true;
 }
 
-static bool read_stop(field_reader *reader, const char *name, const qr_json *value)
+static bool read_stop(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     qr_sampling_params *sampling = &reader->params->sampling;
     return read_strings(reader, name, value, (size_t)reader->limits->stop_max, &sampling->stop,
                         &sampling->stop_count);
 }
 
-static bool read_bad_words(field_reader *reader, const char *name, const qr_json *value)
+static bool read_bad_words(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     qr_sampling_params *sampling = &reader->params->sampling;
     if (!qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, name, "a list of strings", value);
+        return qr_field_wrong_type(reader, name, "a list of strings", value);
     return read_strings(reader, name, value, LIST_MAX, &sampling->bad_words, &sampling->bad_word_count);
 }
 
-static bool read_id(field_reader *reader, const char *name, const qr_json *value, int32_t *out)
+static bool read_id(qr_field_reader *reader, const char *name, const qr_json *value, int32_t *out)
 {
     if (!qr_json_is(value, QR_JSON_INT))
-        return wrong_type(reader, name, "token ids (integers)", value);
+        return qr_field_wrong_type(reader, name, "token ids (integers)", value);
     int64_t id = qr_json_int(value, -1);
     if (id < 0 || id >= reader->limits->vocab_size)
         return qr_api_fail(reader->error, 400, NULL, name, "%s: token id %lld is not in [0, %d)", name,
@@ -167,11 +162,11 @@ static bool read_id(field_reader *reader, const char *name, const qr_json *value
     return true;
 }
 
-static bool read_ids(field_reader *reader, const char *name, const qr_json *value, size_t count_max,
+static bool read_ids(qr_field_reader *reader, const char *name, const qr_json *value, size_t count_max,
                      const int32_t **out, size_t *out_count)
 {
     if (!qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, name, "a list of token ids", value);
+        return qr_field_wrong_type(reader, name, "a list of token ids", value);
     size_t count = qr_json_count(value);
     if (count > count_max)
         return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %zu are served", name,
@@ -186,13 +181,13 @@ static bool read_ids(field_reader *reader, const char *name, const qr_json *valu
     return true;
 }
 
-static bool read_stop_ids(field_reader *reader, const char *name, const qr_json *value)
+static bool read_stop_ids(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     qr_sampling_params *sampling = &reader->params->sampling;
     return read_ids(reader, name, value, LIST_MAX, &sampling->stop_token_ids, &sampling->stop_token_id_count);
 }
 
-static bool read_allowed_ids(field_reader *reader, const char *name, const qr_json *value)
+static bool read_allowed_ids(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     qr_sampling_params *sampling = &reader->params->sampling;
     if (qr_json_is(value, QR_JSON_ARRAY) && qr_json_count(value) == 0)
@@ -202,7 +197,7 @@ static bool read_allowed_ids(field_reader *reader, const char *name, const qr_js
                     &sampling->allowed_token_id_count);
 }
 
-static bool read_bias(field_reader *reader, const char *name, qr_str key, const qr_json *value,
+static bool read_bias(qr_field_reader *reader, const char *name, qr_str key, const qr_json *value,
                       qr_logit_bias *out)
 {
     char digits[16];
@@ -224,10 +219,10 @@ static bool read_bias(field_reader *reader, const char *name, qr_str key, const 
     return true;
 }
 
-static bool read_logit_bias(field_reader *reader, const char *name, const qr_json *value)
+static bool read_logit_bias(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     if (!qr_json_is(value, QR_JSON_OBJECT))
-        return wrong_type(reader, name, "an object of token id to bias", value);
+        return qr_field_wrong_type(reader, name, "an object of token id to bias", value);
     size_t count = qr_json_count(value), at = 0;
     if (count > LIST_MAX)
         return qr_api_fail(reader->error, 400, NULL, name, "%s: %zu entries, at most %d are served", name,
@@ -242,10 +237,10 @@ static bool read_logit_bias(field_reader *reader, const char *name, const qr_jso
     return true;
 }
 
-static bool read_stream_options(field_reader *reader, const char *name, const qr_json *value)
+static bool read_stream_options(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     if (!qr_json_is(value, QR_JSON_OBJECT))
-        return wrong_type(reader, name, "an object", value);
+        return qr_field_wrong_type(reader, name, "an object", value);
     static const char *const keys[] = {"include_usage", "continuous_usage_stats"};
     bool flags[2] = {false, false};
     for (size_t i = 0; i < 2; i++) {
@@ -253,7 +248,7 @@ static bool read_stream_options(field_reader *reader, const char *name, const qr
         if (flag == NULL || qr_json_is(flag, QR_JSON_NULL))
             continue;
         if (!qr_json_is(flag, QR_JSON_BOOL))
-            return wrong_type(reader, name, "booleans inside", flag);
+            return qr_field_wrong_type(reader, name, "booleans inside", flag);
         flags[i] = qr_json_bool(flag, false);
     }
     reader->params->stream_options_given = true;
@@ -262,7 +257,7 @@ static bool read_stream_options(field_reader *reader, const char *name, const qr
     return true;
 }
 
-static bool read_response_format(field_reader *reader, const char *name, const qr_json *value)
+static bool read_response_format(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     qr_str type = qr_json_string(qr_json_get(value, "type"));
     if (qr_str_equals(type, "text"))
@@ -275,82 +270,10 @@ static bool read_response_format(field_reader *reader, const char *name, const q
                        "response_format: expected an object with type \"text\"");
 }
 
-static bool read_tool_choice(field_reader *reader, const char *name, const qr_json *value)
-{
-    qr_str choice = qr_json_string(value);
-    reader->params->tools_off = qr_str_equals(choice, "none");
-    if (reader->params->tools_off || qr_str_equals(choice, "auto"))
-        return true;
-    return qr_api_fail(
-        reader->error, 400, "not_served", name,
-        "tool_choice: only \"none\" and \"auto\" are served yet, not \"required\" or a named function");
-}
-
-static bool read_tools(field_reader *reader, const char *name, const qr_json *value)
-{
-    if (!qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, name, "a list of tools", value);
-    for (size_t i = 0; i < qr_json_count(value); i++) {
-        const qr_json *tool = qr_json_at(value, i);
-        qr_str function_name = qr_json_string(qr_json_get(qr_json_get(tool, "function"), "name"));
-        if (function_name.len == 0)
-            return qr_api_fail(reader->error, 400, NULL, name,
-                               "tools[%zu]: expected {\"type\":\"function\",\"function\":{\"name\":...}}", i);
-    }
-    reader->params->tools = qr_json_count(value) > 0 ? value : NULL;
-    return true;
-}
-
-static bool read_message(field_reader *reader, const qr_json *message, size_t index)
-{
-    static const char *const roles[] = {"system", "developer", "user",   "assistant",
-                                        "tool",   "function",  "ipython"};
-    if (!qr_json_is(message, QR_JSON_OBJECT))
-        return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: expected an object, got %s",
-                           index, qr_json_type_name(qr_json_typeof(message)));
-    qr_str role = qr_json_string(qr_json_get(message, "role"));
-    if (role.len == 0 || role.len > 64)
-        return qr_api_fail(reader->error, 400, NULL, "messages",
-                           "messages[%zu]: role: expected a string such as \"%s\"", index, roles[2]);
-    const qr_json *content = qr_json_get(message, "content");
-    if (content == NULL || qr_json_is(content, QR_JSON_NULL)) {
-        if (!qr_str_equals(role, "assistant"))
-            return qr_api_fail(reader->error, 400, NULL, "messages", "messages[%zu]: content is missing",
-                               index);
-    } else if (!qr_json_is(content, QR_JSON_STRING) && !qr_json_is(content, QR_JSON_ARRAY)) {
-        return qr_api_fail(reader->error, 400, NULL, "messages",
-                           "messages[%zu]: content: expected a string or a list of parts, got %s", index,
-                           qr_json_type_name(qr_json_typeof(content)));
-    }
-    return true;
-}
-
-static bool read_messages(field_reader *reader, const char *name, const qr_json *value)
-{
-    if (!qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, name, "a list of messages", value);
-    if (qr_json_count(value) == 0)
-        return qr_api_fail(reader->error, 400, NULL, name, "messages: the list is empty");
-    for (size_t i = 0; i < qr_json_count(value); i++) {
-        if (!read_message(reader, qr_json_at(value, i), i))
-            return false;
-    }
-    reader->params->messages = value;
-    return true;
-}
-
-static bool read_template_kwargs(field_reader *reader, const char *name, const qr_json *value)
-{
-    if (!qr_json_is(value, QR_JSON_OBJECT))
-        return wrong_type(reader, name, "an object", value);
-    reader->params->template_kwargs = value;
-    return qr_api_check_kwargs(value, reader->error);
-}
-
-static bool read_completion_logprobs(field_reader *reader, const char *name, const qr_json *value)
+static bool read_completion_logprobs(qr_field_reader *reader, const char *name, const qr_json *value)
 {
     if (!qr_json_is(value, QR_JSON_INT))
-        return wrong_type(reader, name, "an integer", value);
+        return qr_field_wrong_type(reader, name, "an integer", value);
     int64_t count = qr_json_int(value, -1);
     if (count < 0 || count > reader->limits->vocab_size)
         return qr_api_fail(reader->error, 400, NULL, name, "logprobs: %lld is not in [0, %d]",
@@ -407,7 +330,7 @@ static bool read_completion_logprobs(field_reader *reader, const char *name, con
 
 static const field_row field_rows[] = {
     ROW_STRING("model", BOTH, AT(model), 0, 1024),
-    ROW_SPECIAL("messages", QR_API_CHAT, read_messages),
+    ROW_SPECIAL("messages", QR_API_CHAT, qr_field_messages),
     ROW_JSON("prompt", QR_API_COMPLETION, FIELD_ANY, AT(prompt)),
     /* sampling */
     ROW_INT32("n", BOTH, SAMPLING(n), 1, 16384),
@@ -442,15 +365,17 @@ static const field_row field_rows[] = {
     ROW_BOOL("return_token_ids", BOTH, AT(return_token_ids)),
     ROW_BOOL("return_tokens_as_token_ids", BOTH, AT(return_tokens_as_token_ids)),
     ROW_BOOL("return_prompt_text", BOTH, AT(return_prompt_text)),
+    ROW_BOOL("include_reasoning", QR_API_CHAT, AT(include_reasoning)),
     /* the prompt */
     ROW_BOOL("add_special_tokens", BOTH, AT(add_special_tokens)),
     ROW_BOOL("add_generation_prompt", QR_API_CHAT, AT(add_generation_prompt)),
     ROW_BOOL("continue_final_message", QR_API_CHAT, AT(continue_final_message)),
     ROW_INT64("truncate_prompt_tokens", BOTH, AT(truncate_prompt_tokens), -1, INT32_MAX),
-    ROW_SPECIAL("tools", QR_API_CHAT, read_tools),
-    ROW_SPECIAL("tool_choice", QR_API_CHAT, read_tool_choice),
+    ROW_SPECIAL("tools", QR_API_CHAT, qr_field_tools),
+    ROW_SPECIAL("tool_choice", QR_API_CHAT, qr_field_tool_choice),
+    ROW_BOOL("parallel_tool_calls", QR_API_CHAT, AT(parallel_tool_calls)),
     ROW_JSON("documents", QR_API_CHAT, FIELD_ARRAY, AT(documents)),
-    ROW_SPECIAL("chat_template_kwargs", QR_API_CHAT, read_template_kwargs),
+    ROW_SPECIAL("chat_template_kwargs", QR_API_CHAT, qr_field_template_kwargs),
     ROW_STRING("reasoning_effort", QR_API_CHAT, AT(reasoning_effort), 1, 32),
     /* the engine */
     ROW_INT32("priority", BOTH, AT(priority), INT32_MIN, INT32_MAX),
@@ -488,7 +413,6 @@ static const field_row field_rows[] = {
     ROW_ONLY("vllm_xargs", BOTH, "{}"),
     ROW_ONLY("repetition_detection", BOTH, ""),
     ROW_ONLY("thinking_token_budget", BOTH, ""),
-    ROW_ONLY("include_reasoning", QR_API_CHAT, "true"),
     ROW_ONLY("watermarking", BOTH, "false"),
     ROW_ONLY("store", QR_API_CHAT, "false"),
     /* known, without effect here */
@@ -499,7 +423,6 @@ static const field_row field_rows[] = {
     ROW_ACCEPTED("prompt_cache_key", QR_API_CHAT),
     ROW_ACCEPTED("prediction", QR_API_CHAT),
     ROW_ACCEPTED("verbosity", QR_API_CHAT),
-    ROW_ACCEPTED("parallel_tool_calls", QR_API_CHAT),
     ROW_ACCEPTED("session_id", BOTH),
 };
 
@@ -560,15 +483,15 @@ static bool only_allows(const char *only, const qr_json *value)
     return found;
 }
 
-static bool read_kept(field_reader *reader, const field_row *row, const qr_json *value)
+static bool read_kept(qr_field_reader *reader, const field_row *row, const qr_json *value)
 {
     if (row->type == FIELD_ARRAY && !qr_json_is(value, QR_JSON_ARRAY))
-        return wrong_type(reader, row->name, "a list", value);
+        return qr_field_wrong_type(reader, row->name, "a list", value);
     *(const qr_json **)(void *)((char *)reader->params + row->offset) = value;
     return true;
 }
 
-static bool read_field(field_reader *reader, const field_row *row, const qr_json *value)
+static bool read_field(qr_field_reader *reader, const field_row *row, const qr_json *value)
 {
     switch (row->type) {
     case FIELD_BOOL:
@@ -610,7 +533,7 @@ static void note_unknown(qr_api_params *params, qr_str key)
     params->unknown[at] = '\0';
 }
 
-static bool read_fields(field_reader *reader, const qr_json *body)
+static bool read_fields(qr_field_reader *reader, const qr_json *body)
 {
     if (!qr_json_is(body, QR_JSON_OBJECT))
         return qr_api_fail(reader->error, 400, NULL, NULL, "the body is not a JSON object");
@@ -630,7 +553,7 @@ static bool read_fields(field_reader *reader, const qr_json *body)
 
 /* ---- Prompts --------------------------------------------------------------------------------------- */
 
-static bool prompt_from_ids(field_reader *reader, const qr_json *ids, qr_api_prompt *out)
+static bool prompt_from_ids(qr_field_reader *reader, const qr_json *ids, qr_api_prompt *out)
 {
     if (qr_json_count(ids) == 0)
         return qr_api_fail(reader->error, 400, NULL, "prompt", "prompt: a list of token ids is empty");
@@ -645,7 +568,7 @@ static bool prompt_from_string(qr_api_prompt *out, const qr_json *value)
     return true;
 }
 
-static bool read_prompts(field_reader *reader)
+static bool read_prompts(qr_field_reader *reader)
 {
     qr_api_params *params = reader->params;
     const qr_json *prompt = params->prompt;
@@ -653,7 +576,7 @@ static bool read_prompts(field_reader *reader)
         return qr_api_fail(reader->error, 400, NULL, "prompt", "prompt is missing");
     bool array = qr_json_is(prompt, QR_JSON_ARRAY);
     if (!array && !qr_json_is(prompt, QR_JSON_STRING))
-        return wrong_type(reader, "prompt", "a string, a list of strings, or token ids", prompt);
+        return qr_field_wrong_type(reader, "prompt", "a string, a list of strings, or token ids", prompt);
     const qr_json *first = array ? qr_json_at(prompt, 0) : NULL;
     if (array && first == NULL)
         return qr_api_fail(reader->error, 400, NULL, "prompt", "prompt: the list is empty");
@@ -684,7 +607,7 @@ static bool read_prompts(field_reader *reader)
 
 /* ---- What fields say together ---------------------------------------------------------------------- */
 
-static bool settle_lengths(field_reader *reader)
+static bool settle_lengths(qr_field_reader *reader)
 {
     qr_api_params *params = reader->params;
     qr_sampling_params *sampling = &params->sampling;
@@ -700,7 +623,7 @@ static bool settle_lengths(field_reader *reader)
     return true;
 }
 
-static bool settle_logprobs(field_reader *reader)
+static bool settle_logprobs(qr_field_reader *reader)
 {
     qr_api_params *params = reader->params;
     qr_sampling_params *sampling = &params->sampling;
@@ -717,11 +640,11 @@ static bool settle_logprobs(field_reader *reader)
     return true;
 }
 
-static bool settle(field_reader *reader)
+static bool settle(qr_field_reader *reader)
 {
     qr_api_params *params = reader->params;
-    if (params->kind == QR_API_CHAT && params->messages == NULL)
-        return qr_api_fail(reader->error, 400, NULL, "messages", "messages is missing");
+    if (params->kind == QR_API_CHAT && !qr_field_settle_chat(reader))
+        return false;
     if (params->sampling.n > reader->limits->n_max)
         return qr_api_fail(reader->error, 400, NULL, "n", "n: %d is more than the %d samples that are served",
                            params->sampling.n, reader->limits->n_max);
@@ -736,9 +659,6 @@ static bool settle(field_reader *reader)
     if (params->return_prompt_text && params->stream)
         return qr_api_fail(reader->error, 400, "not_served", "return_prompt_text",
                            "return_prompt_text: not served with stream: true");
-    if (params->continue_final_message && params->add_generation_prompt)
-        return qr_api_fail(reader->error, 400, NULL, "continue_final_message",
-                           "continue_final_message: needs add_generation_prompt: false");
     if (!settle_lengths(reader) || !settle_logprobs(reader))
         return false;
     qr_error err = {0};
@@ -749,7 +669,7 @@ static bool settle(field_reader *reader)
 
 bool qr_api_params_parse(qr_api_params *params, qr_str body, const qr_api_limits *limits, qr_api_error *error)
 {
-    field_reader reader = {params, limits, error};
+    qr_field_reader reader = {params, limits, error};
     qr_error err = {0};
     qr_status status = qr_json_parse(body, &qr_json_limits_request, &params->body, &err);
     if (status != QR_OK)
@@ -777,6 +697,8 @@ void qr_api_params_init(qr_api_params *params, qr_api_kind kind, const qr_json *
     *params = (qr_api_params){.kind = kind,
                               .max_completion_tokens = -1,
                               .top_logprobs = -1,
+                              .parallel_tool_calls = true,
+                              .include_reasoning = true,
                               .add_generation_prompt = kind == QR_API_CHAT,
                               .add_special_tokens = kind == QR_API_COMPLETION};
     qr_arena_init(&params->arena, 4096);
@@ -801,69 +723,4 @@ void qr_api_params_release(qr_api_params *params)
     qr_json_free(params->body);
     qr_arena_release(&params->arena);
     params->body = NULL;
-}
-
-/* ---- The chat template's variables ----------------------------------------------------------------- */
-
-bool qr_api_check_kwargs(const qr_json *kwargs, qr_api_error *error)
-{
-    static const char *const reserved[] = {
-        "messages",      "tools",        "documents", "add_generation_prompt", "continue_final_message",
-        "chat_template", "conversation", "tokenize"};
-    for (size_t i = 0; i < QR_COUNT_OF(reserved); i++) {
-        if (qr_json_get(kwargs, reserved[i]) != NULL)
-            return qr_api_fail(error, 400, NULL, "chat_template_kwargs",
-                               "chat_template_kwargs: \"%s\" may not be set there", reserved[i]);
-    }
-    return true;
-}
-
-static void append_member(qr_buf *out, const char *name, const qr_json *value)
-{
-    if (value == NULL)
-        return;
-    qr_buf_printf(out, ",\"%s\":", name);
-    qr_json_write(value, 0, out);
-}
-
-static void append_kwargs(qr_buf *out, const qr_json *kwargs, const qr_json *but_not_in, bool *first)
-{
-    if (kwargs == NULL)
-        return;
-    for (void *it = qr_json_iter(kwargs); it != NULL; it = qr_json_iter_next(kwargs, it)) {
-        const char *key = qr_json_iter_key(it).data;
-        if (but_not_in != NULL && qr_json_get(but_not_in, key) != NULL)
-            continue;
-        if (!*first)
-            qr_buf_append_char(out, ',');
-        *first = false;
-        qr_json_append_string(out, qr_json_iter_key(it));
-        qr_buf_append_char(out, ':');
-        qr_json_write(qr_json_iter_value(it), 0, out);
-    }
-}
-
-void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special,
-                      qr_buf *out)
-{
-    qr_buf_append_cstr(out, "{\"messages\":");
-    qr_json_write(params->messages, 0, out);
-    append_member(out, "tools", params->tools_off ? NULL : params->tools);
-    append_member(out, "documents", params->documents);
-    qr_buf_printf(out, ",\"add_generation_prompt\":%s,\"continue_final_message\":%s",
-                  params->add_generation_prompt ? "true" : "false",
-                  params->continue_final_message ? "true" : "false");
-    if (allow_special)
-        qr_buf_append_cstr(out, ",\"allow_special_in_content\":true");
-    bool first = true;
-    qr_buf_append_cstr(out, ",\"chat_template_kwargs\":{");
-    append_kwargs(out, params->template_kwargs, NULL, &first);
-    append_kwargs(out, default_kwargs, params->template_kwargs, &first);
-    if (params->reasoning_effort.len > 0 &&
-        qr_json_get(params->template_kwargs, "reasoning_effort") == NULL &&
-        qr_json_get(default_kwargs, "reasoning_effort") == NULL) {
-        qr_buf_append_cstr(out, first ? "\"reasoning_effort\":" : ",\"reasoning_effort\":");
-        qr_json_append_string(out, params->reasoning_effort);
-    }
-    qr_buf_append_cstr(out, "}}");
 }

@@ -11,6 +11,14 @@
 
 typedef enum qr_api_kind { QR_API_CHAT = 1, QR_API_COMPLETION = 2 } qr_api_kind;
 
+/* The first two never force a call. */
+typedef enum qr_tool_choice {
+    QR_TOOL_CHOICE_AUTO,
+    QR_TOOL_CHOICE_NONE,
+    QR_TOOL_CHOICE_REQUIRED,
+    QR_TOOL_CHOICE_NAMED
+} qr_tool_choice;
+
 /* What a body is checked against. */
 typedef struct qr_api_limits {
     int32_t vocab_size;
@@ -40,7 +48,9 @@ typedef struct qr_api_params {
     bool echo, add_generation_prompt, continue_final_message;
     bool add_special_tokens;
     bool return_token_ids, return_tokens_as_token_ids, return_prompt_text;
-    bool tools_off; /* tool_choice "none" */
+    qr_tool_choice tool_choice;
+    qr_str tool_choice_name; /* of NAMED */
+    bool parallel_tool_calls, include_reasoning;
     int32_t priority;
     qr_str cache_salt, request_id, reasoning_effort;
     int64_t truncate_prompt_tokens;
@@ -58,9 +68,11 @@ bool qr_api_params_parse(qr_api_params *params, qr_str body, const qr_api_limits
                          qr_api_error *error);
 
 /* The JSON that qr_template_render takes, for a chat request. default_kwargs: JSON object or NULL; the request's
- * chat_template_kwargs win. */
+ * chat_template_kwargs win. answer_prefix: what the answer has to begin with, or empty. */
 void qr_api_chat_json(const qr_api_params *params, const qr_json *default_kwargs, bool allow_special,
-                      qr_buf *out);
+                      qr_str answer_prefix, qr_buf *out);
+/* The functions' names, borrowed, in a list for the caller to qr_free; returns how many. */
+size_t qr_api_tool_names(const qr_api_params *params, const char *const **out);
 /* false with *error when kwargs name what a request must not set. */
 bool qr_api_check_kwargs(const qr_json *kwargs, qr_api_error *error);
 

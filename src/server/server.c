@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "server/limits.h"
-#include "server/state.h"
+#include "server/answer.h"
 
 #define SEQUENCES_MAX  4096 /* prompts x n of one request */
 #define DRAIN_CHECK_MS 20
@@ -104,6 +104,8 @@ qr_status qr_server_open(const qr_server_options *options, qr_server **out, qr_e
     qr_status status = qr_limits_fill(&server->options, err);
     if (status == QR_OK)
         status = parse_default_kwargs(server, err);
+    if (status == QR_OK)
+        status = qr_answer_styles(server, err);
     if (status == QR_OK && !options->sockets_only)
         status = bind_host(options->host, options->port, &server->listen_fd, err);
     if (status != QR_OK) {
@@ -249,6 +251,8 @@ static void read_model(qr_server *server)
                                      .sequences_max = SEQUENCES_MAX};
     const char *config = qr_model_generation_config(server->model);
     qr_error err = {0};
+    if (qr_answer_styles(server, &err) == QR_OK) /* the names were checked before the model was loaded */
+        qr_log(QR_LOG_INFO, "answers", "reasoning=%s tools=%s", server->reasoning_style, server->tool_style);
     if (config == NULL || strcmp(server->options.generation_config, "auto") != 0)
         return;
     if (qr_json_parse(qr_str_of(config), &qr_json_limits_request, &server->generation_config, &err) != QR_OK)

@@ -36,6 +36,10 @@ typedef struct qr_server_options {
         *generation_config; /* "auto" (default): the checkpoint's defaults apply; "vllm": they do not */
     const char *default_chat_template_kwargs; /* JSON object merged under each request's own, or NULL */
     const char *response_role;                /* default "assistant" */
+    const char
+        *tool_call_parser; /* how tool calls are read out of the text: a style of quire.h's output parsers,
+                                   * "none", or "auto" (default): what the chat template shows */
+    const char *reasoning_parser;  /* and reasoning; likewise */
     bool allow_special_in_content; /* Hugging Face's behaviour: text in messages may spell special tokens */
     const char *const *allowed_origins; /* CORS: exact origins, or "*"; none (default): CORS is off */
     size_t allowed_origin_count;

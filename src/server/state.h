@@ -41,8 +41,9 @@ struct qr_server {
     qr_model *model;
     const qr_tokenizer *tokenizer; /* NULL: the checkpoint has none */
     qr_poller *poller;
-    qr_json *generation_config; /* NULL: vLLM's defaults */
-    qr_json *default_kwargs;    /* of the chat template, or NULL */
+    qr_json *generation_config;               /* NULL: vLLM's defaults */
+    qr_json *default_kwargs;                  /* of the chat template, or NULL */
+    const char *reasoning_style, *tool_style; /* of answers: "auto" is resolved */
     qr_api_limits limits;
     char fingerprint[48]; /* system_fingerprint */
     int64_t started_unix_s;

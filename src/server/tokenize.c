@@ -70,7 +70,7 @@ static bool encode_messages(tokenize_call *call, const qr_json *body, qr_str raw
         char *text = NULL;
         size_t bytes = 0;
         qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content,
-                         &request);
+                         qr_str_make("", 0), &request);
         qr_status status =
             qr_template_render(server->tokenizer, request.data, request.len, &text, &bytes, &err);
         fine = status == QR_OK ? encode(call, qr_str_make(text, bytes), add_special, error)

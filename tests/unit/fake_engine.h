@@ -67,8 +67,15 @@ struct qr_poller {
     qr_engine *engine;
 };
 
+/* What a test may set while no request runs: what every request says, how many bytes an event carries at most, the
+ * checkpoint's chat template, and what the prompt ends in. */
+static const char *fake_script, *fake_template, *fake_prompt_end;
+static size_t fake_event_bytes;
+
 static inline const char *fake_text(void)
 {
+    if (fake_script != NULL)
+        return fake_script;
     return "Once upon a time there was a small engine that could. \xC3\xA9t\xC3\xA9! ";
 }
 
@@ -236,6 +243,24 @@ qr_status qr_tokenizer_decode(const qr_tokenizer *tokenizer, const int32_t *ids,
     *bytes = count;
     return QR_OK;
 }
+const char *qr_tokenizer_chat_template(const qr_tokenizer *tokenizer)
+{
+    (void)tokenizer;
+    return fake_template;
+}
+/* No token is special here. */
+int32_t qr_tokenizer_find(const qr_tokenizer *tokenizer, const char *token, size_t bytes)
+{
+    (void)tokenizer;
+    return bytes == 1 ? (unsigned char)token[0] : -1;
+}
+size_t qr_tokenizer_piece(const qr_tokenizer *tokenizer, int32_t id, char *out, size_t out_max)
+{
+    (void)tokenizer;
+    if (out_max > 0)
+        out[0] = (char)id;
+    return 1;
+}
 int32_t qr_tokenizer_bos(const qr_tokenizer *tokenizer)
 {
     (void)tokenizer;
@@ -249,7 +274,7 @@ const char *qr_tokenizer_token(const qr_tokenizer *tokenizer, int32_t id, bool *
     spelling[0] = (char)id;
     return spelling;
 }
-/* The prompt is the last message's content. */
+/* The prompt is the last message's content, then fake_prompt_end and the answer's prefix. */
 qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *json, size_t bytes, char **text,
                              size_t *text_bytes, qr_error *err)
 {
@@ -261,8 +286,13 @@ qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *json, si
     const qr_json *messages = qr_json_get(request, "messages");
     qr_str content =
         qr_json_string(qr_json_get(qr_json_at(messages, qr_json_count(messages) - 1), "content"));
-    *text = strndup(content.data != NULL ? content.data : "", content.len);
-    *text_bytes = strlen(*text);
+    qr_buf prompt = {0};
+    qr_buf_append_str(&prompt, content);
+    qr_buf_append_cstr(&prompt, fake_prompt_end != NULL ? fake_prompt_end : "");
+    qr_buf_append_str(&prompt, qr_json_string(qr_json_get(request, "answer_prefix")));
+    *text = strndup(prompt.data != NULL ? prompt.data : "", prompt.len);
+    *text_bytes = prompt.len;
+    qr_buf_release(&prompt);
     qr_json_free(request);
     return QR_OK;
 }
@@ -439,7 +469,13 @@ static inline bool fake_event(qr_request *request, int index, qr_event *event)
     while (sample->finish == QR_FINISH_NONE && ready > sample->seen &&
            (unsigned char)sample->text[ready - 1] >= 0xC0)
         ready--;
-    if (ready == sample->seen && (sample->finish == QR_FINISH_NONE || sample->finish_seen))
+    if (fake_event_bytes > 0 && ready > sample->seen + fake_event_bytes) {
+        ready = sample->seen + fake_event_bytes;
+        while (((unsigned char)sample->text[ready] & 0xC0) == 0x80)
+            ready++;
+    }
+    bool finished = sample->finish != QR_FINISH_NONE && ready == sample->made;
+    if (ready == sample->seen && (!finished || sample->finish_seen))
         return false;
     event->token_ids = sample->ids + sample->seen;
     event->token_count = event->text_bytes = ready - sample->seen;
@@ -447,9 +483,9 @@ static inline bool fake_event(qr_request *request, int index, qr_event *event)
     if (request->columns > 0)
         event->logprobs = sample->rows + sample->seen * (size_t)request->columns;
     sample->seen = ready;
-    event->finish = sample->finish;
-    event->stop_string = sample->stop_string;
-    sample->finish_seen = sample->finish != QR_FINISH_NONE;
+    event->finish = finished ? sample->finish : QR_FINISH_NONE;
+    event->stop_string = finished ? sample->stop_string : -1;
+    sample->finish_seen = finished;
     return true;
 }
 
@@ -463,8 +499,9 @@ size_t qr_poller_poll(qr_poller *poller, qr_event *events, size_t events_max, in
     pthread_mutex_lock(&engine->mutex);
     for (size_t i = 0; i < FAKE_REQUESTS_MAX; i++) {
         qr_request *request = engine->requests[i];
-        for (int s = 0; request != NULL && s < request->n && count < events_max; s++)
-            count += fake_event(request, s, &events[count]);
+        for (int s = 0; request != NULL && s < request->n; s++)
+            while (count < events_max && fake_event(request, s, &events[count]))
+                count++;
     }
     pthread_mutex_unlock(&engine->mutex);
     return count;

@@ -1,4 +1,4 @@
-// links: qr_server
+// links: qr_server qr_text
 /* The API's shapes over the fake engine: what a client of OpenAI or vLLM reads, byte for byte where it matters. */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-// links: qr_server
+// links: qr_server qr_text
 /* Requests that other servers' authors collected: what is malformed is refused, what is sound is answered, and no bytes
  * of one request are ever taken for a second one. Needs ../shared/data/http/gunicorn. */
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-// links: qr_server
+// links: qr_server qr_text
 /* HTTP itself: framing, limits, deadlines, keys, closes. */
 #include <setjmp.h>
 #include <stdarg.h>
