@@ -1,4 +1,4 @@
-"""`pip install .`: builds libquire.so by CMake and puts it into the package. ctypes loads it, so one wheel serves every
+"""`pip install .`: builds libquire.so and the program by CMake and puts them into the package. ctypes loads it, so one wheel serves every
 Python 3 on the platform. The build needs what `./dev install` installs."""
 
 import shutil
@@ -18,10 +18,11 @@ class BuildWithLibrary(build_py):
         build = ROOT / "build"
         if not (build / "build.ninja").exists():
             subprocess.run(["cmake", "--preset", "release"], cwd=ROOT, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "quire_shared"], cwd=ROOT, check=True)
-        target = Path(self.build_lib) / "quire" / "libquire.so"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / "libquire.so", target)
+        subprocess.run(["cmake", "--build", str(build), "--target", "quire_shared", "quire"], cwd=ROOT, check=True)
+        package = Path(self.build_lib) / "quire"
+        package.mkdir(parents=True, exist_ok=True)
+        for name in ("libquire.so", "quire"):
+            shutil.copy2(build / name, package / name)
 
 
 class PlatformWheel(bdist_wheel):

@@ -1,6 +1,6 @@
 #!/bin/sh
 # run_tests.sh [--e2e] BUILD JOBS: ctest (units, kernels, simulation, golden, tidy), then pytest over tests/e2e
-# against the program in BUILD. A part whose tools are not there is passed over with a word.
+# and tests/ray against the program in BUILD. A part whose tools are not there is passed over with a word.
 set -eu
 cd "$(dirname "$0")/.."
 only_e2e=
@@ -26,5 +26,11 @@ elif ! $python -c 'import pytest, openai, httpx' 2>/dev/null; then
     echo "end-to-end tests are skipped: pytest and the openai client are not installed (./dev test does it)" >&2
 else
     $python -m pytest -q tests/e2e || status=1
+fi
+
+# One Ray a file, each in namespaces of its own; without root or Ray they are skipped and say so.
+if $python -c 'import pytest, httpx' 2>/dev/null; then
+    QUIRE_BINARY=$(realpath "$build/quire") QUIRE_LIBRARY=$(realpath "$build/libquire.so") \
+        $python -m pytest -q -rs tests/ray || status=1
 fi
 exit $status

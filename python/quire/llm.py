@@ -62,9 +62,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """One RequestOutput a prompt, in the order of the prompts. A prompt is text, token ids, or a dict with `prompt`
         or `prompt_token_ids`. Raises QuireError for the first request that fails."""
-        many = [prompts] if _is_one_prompt(prompts) else list(prompts)  # type: ignore[arg-type]
+        many = [prompts] if _is_one_prompt(prompts) else list(prompts)
         params = self._params_for(sampling_params, len(many))
-        jobs = [(prompt, None) for prompt in many]
+        jobs: list[tuple[Any, bytes | None]] = [(prompt, None) for prompt in many]
         return self._run(jobs, params, priority, use_tqdm)
 
     def chat(
@@ -81,7 +81,7 @@ class LLM:
         """Like generate, for one conversation or a list of them, through the checkpoint's chat template."""
         one = len(messages) > 0 and isinstance(messages[0], dict)
         conversations: list[Any] = [messages] if one else list(messages)
-        jobs = [
+        jobs: list[tuple[Any, bytes | None]] = [
             (
                 None,
                 chat_request(

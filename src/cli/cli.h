@@ -36,6 +36,7 @@ typedef struct cli_options {
     cli_list served_names;
     cli_list api_keys;
     const char *api_key_file;
+    bool exit_with_stdin;
     cli_list allowed_origins;
 
     const char *system_prompt;

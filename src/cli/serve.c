@@ -1,4 +1,6 @@
 /* quire serve MODEL: takes the port, loads, listens. */
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,6 +23,26 @@ static void print_ready(void *user, const char *host, int port)
     bool v6 = strchr(host, ':') != NULL;
     fprintf(stderr, "quire serves %s on http://%s%s%s:%d (ready in %.2f s)%s\n", ready->name, v6 ? "[" : "",
             host, v6 ? "]" : "", port, seconds, ready->page ? "; the chat page is at /" : "");
+}
+
+static void *end_with_stdin(void *unused)
+{
+    char bytes[64];
+    while (read(STDIN_FILENO, bytes, sizeof(bytes)) > 0)
+        continue;
+    kill(getpid(), SIGKILL);
+    return unused;
+}
+
+/* A supervisor killed by SIGKILL cannot stop its server, but the kernel closes its end of the pipe. Unlike
+ * PR_SET_PDEATHSIG this has no window before the first instruction and does not depend on the thread that forked. */
+static qr_status follow_stdin(qr_error *err)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, end_with_stdin, NULL) != 0)
+        return qr_fail(err, QR_OUT_OF_MEMORY, "--exit-with-stdin: no thread for it");
+    pthread_detach(thread);
+    return QR_OK;
 }
 
 /* One key a line; the file's text lives as long as the process. */
@@ -75,7 +97,7 @@ int cli_serve(cli_options *options)
                 "one MODEL is expected: a folder, a .gguf file or ORG/NAME; see quire serve --help");
         return cli_fail("serve", &err);
     }
-    if (read_api_keys(options, &err) != QR_OK)
+    if (read_api_keys(options, &err) != QR_OK || (options->exit_with_stdin && follow_stdin(&err) != QR_OK))
         return cli_fail("serve", &err);
     cli_default_served_names(options);
     options->server.api_keys = options->api_keys.items;

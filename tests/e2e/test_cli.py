@@ -1,5 +1,6 @@
 """The command line: documentation that is current, errors that help, settings files."""
 import json
+import signal
 import subprocess
 
 from conftest import ROOT, binary_path, model_path
@@ -82,3 +83,11 @@ def test_bench_rows_measures_several_things_in_one_engine():
     for bad in ("step:2:16", "first:", "first:0", "rows:1", "load:1:2:3:4", "step:1:2:x"):
         result = quire("bench", "rows", model_path(), "--rows", bad)
         assert result.returncode == 2 and f"got '{bad}'" in result.stderr
+
+
+def test_exit_with_stdin_ends_with_the_pipe():
+    command = [binary_path(), "serve", model_path(), "--port", "0", "--exit-with-stdin"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any("quire serves" in line for line in process.stderr)
+        process.stdin.close()
+        assert process.wait(20) == -signal.SIGKILL
