@@ -33,3 +33,19 @@ foreach(file IN LISTS cuda_sources)
     list(APPEND QR_CUDA_OBJECTS ${object})
 endforeach()
 set_source_files_properties(${QR_CUDA_OBJECTS} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+
+# bench/gpu/*.cu: programs over the backend's own launchers
+function(qr_cuda_benches)
+    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bench/gpu/*.cu)
+    foreach(file IN LISTS sources)
+        cmake_path(GET file STEM name)
+        set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
+        add_custom_command(OUTPUT ${object}
+            COMMAND ${QR_NVCC} ${nvcc_flags} -MD -MF ${object}.d -c ${file} -o ${object}
+            DEPENDS ${file} DEPFILE ${object}.d COMMENT "nvcc ${name}.cu" VERBATIM)
+        add_executable(${name} ${object})
+        set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+        set_target_properties(${name} PROPERTIES LINKER_LANGUAGE C)
+        target_link_libraries(${name} PRIVATE qr_backend qr_base stdc++)
+    endforeach()
+endfunction()

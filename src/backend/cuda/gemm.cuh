@@ -14,6 +14,8 @@
 #ifndef QR_BACKEND_CUDA_GEMM_CUH
 #define QR_BACKEND_CUDA_GEMM_CUH
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <cuda_runtime_api.h>
@@ -23,9 +25,9 @@ extern "C" {
 #endif
 
 typedef enum cuda_gemm_out {
-    CUDA_GEMM_BF16,   /* y BF16 = sum + bias */
-    CUDA_GEMM_F32,    /* y F32 = sum + bias */
-    CUDA_GEMM_SWIGLU  /* matrices 0 and 1 are gate and up: y[0] BF16 = silu(gate) * up, from the F32 sums */
+    CUDA_GEMM_BF16,  /* y BF16 = sum + bias */
+    CUDA_GEMM_F32,   /* y F32 = sum + bias */
+    CUDA_GEMM_SWIGLU /* matrices 0 and 1 are gate and up: y[0] BF16 = silu(gate) * up, from the F32 sums */
 } cuda_gemm_out;
 
 typedef struct cuda_gemm_matrix {
@@ -41,7 +43,8 @@ typedef struct cuda_gemm_matrix {
 typedef struct cuda_gemm_job {
     cuda_gemm_matrix matrix[CUDA_GEMM_MATRICES]; /* that share x: run as one launch */
     int32_t count;
-    int32_t m, k; /* any, also k not a multiple of 8 (rows are then not aligned); fast for k % 64 == 0, n % 8 == 0 */
+    int32_t m,
+        k; /* any, also k not a multiple of 8 (rows are then not aligned); fast for k % 64 == 0, n % 8 == 0 */
     const void *x; /* BF16 [m][k], rows x_stride numbers apart, 16-byte aligned when k % 8 == 0 */
     int64_t x_stride;
     cuda_gemm_out out;

@@ -1,11 +1,13 @@
-/* The simple product: one tile shape for every M, K in steps of 32 from left to right, so that a row's bits depend on
- * nothing but the row. Correct for any shape; fast for none. */
+/* The portable product, for shapes that the copy engine cannot read: one tile shape for every M, K in steps of 32 from
+ * left to right, so that a row's bits depend on nothing but the row. Correct for any shape; fast for none. */
 #include "backend/cuda/cuda.cuh"
-#include "backend/cuda/gemm.cuh"
+#include "backend/cuda/gemm_wgmma.cuh"
 
-namespace {
+namespace
+{
 
-constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32, PITCH = TILE_K + 8; /* padded: fragments without bank conflicts */
+constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 32,
+              PITCH = TILE_K + 8; /* padded: fragments without bank conflicts */
 constexpr int THREADS = 128;
 
 struct tile_shared {
@@ -14,7 +16,8 @@ struct tile_shared {
 };
 
 /* [64][32] numbers of a matrix [rows][cols]; zero outside. */
-__device__ void load_tile(bf16 *tile, const bf16 *from, int64_t stride, int row0, int rows, int col0, int cols)
+__device__ void load_tile(bf16 *tile, const bf16 *from, int64_t stride, int row0, int rows, int col0,
+                          int cols)
 {
     bool vectors = cols % 8 == 0 && stride % 8 == 0;
     for (int i = threadIdx.x; i < 64 * TILE_K / 8; i += THREADS) {
@@ -48,7 +51,8 @@ __device__ void multiply(const bf16 *x, const bf16 *w, int warp, int lane, float
         uint32_t a2 = pair_at(x, warp * 16 + r, k + c + 8), a3 = pair_at(x, warp * 16 + r + 8, k + c + 8);
 #pragma unroll
         for (int n = 0; n < 8; n++)
-            mma16816<bf16>(sum[n], a0, a1, a2, a3, pair_at(w, n * 8 + r, k + c), pair_at(w, n * 8 + r, k + c + 8));
+            mma16816<bf16>(sum[n], a0, a1, a2, a3, pair_at(w, n * 8 + r, k + c),
+                           pair_at(w, n * 8 + r, k + c + 8));
     }
 }
 
@@ -78,7 +82,8 @@ __global__ void __launch_bounds__(THREADS) tile_kernel(const cuda_gemm_job job)
         load_tile(shared.x, static_cast<const bf16 *>(job.x), job.x_stride, m0, job.m, k, job.k);
         load_tile(shared.w[0], static_cast<const bf16 *>(to.weight), job.k, n0, to.n, k, job.k);
         if (swiglu)
-            load_tile(shared.w[1], static_cast<const bf16 *>(job.matrix[1].weight), job.k, n0, to.n, k, job.k);
+            load_tile(shared.w[1], static_cast<const bf16 *>(job.matrix[1].weight), job.k, n0, to.n, k,
+                      job.k);
         __syncthreads();
         multiply(shared.x, shared.w[0], warp, lane, sum[0]);
         if (swiglu)
@@ -98,16 +103,7 @@ __global__ void __launch_bounds__(THREADS) tile_kernel(const cuda_gemm_job job)
 
 } // namespace
 
-size_t cuda_gemm_workspace_bytes(void) { return 0; }
-
-cudaError_t cuda_gemm_init(void *workspace, int sm_count)
-{
-    (void)workspace;
-    (void)sm_count;
-    return cudaSuccess;
-}
-
-cudaError_t cuda_gemm(cudaStream_t stream, const cuda_gemm_job *job)
+cudaError_t cuda_gemm_any(cudaStream_t stream, const cuda_gemm_job *job)
 {
     unsigned tiles = 0;
     int count = job->out == CUDA_GEMM_SWIGLU ? 1 : job->count;
