@@ -52,7 +52,15 @@ char qr_json_scan_peek(qr_json_scan *scan)
     int byte = scan->failed ? -1 : next_byte(scan);
     if (byte == '-' || (byte >= '0' && byte <= '9'))
         return '0';
-    return byte > 0 && strchr("{[\"tfn", byte) != NULL ? (char)byte : 0;
+    switch (byte) {
+    case '{':
+    case '[':
+    case '"':
+    case 't':
+    case 'f':
+    case 'n': return (char)byte;
+    default: return 0;
+    }
 }
 
 /* ---- Containers ------------------------------------------------------------------------------------ */
@@ -199,7 +207,9 @@ bool qr_json_scan_string(qr_json_scan *scan, qr_str *raw, bool *escaped)
         unsigned char c = (unsigned char)data[at];
         size_t step = 1;
         uint32_t codepoint;
-        if (c == '\\') {
+        if (c >= 0xC2 && c < 0xE0 && at + 1 < len && ((unsigned char)data[at + 1] & 0xC0) == 0x80) {
+            step = 2; /* most of what is not ASCII */
+        } else if (c == '\\') {
             *escaped = true;
             step = escape_length(data + at, len - at);
         } else if (c >= 0x80) {

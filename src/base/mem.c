@@ -83,6 +83,8 @@ void *qr_pages_map(size_t bytes, bool huge)
     return pages;
 }
 
+void *qr_pages_zeroed(size_t bytes) { return check(qr_pages_map(bytes, true), bytes); }
+
 void qr_pages_unmap(void *pages, size_t bytes)
 {
     if (pages != NULL)

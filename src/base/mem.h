@@ -25,6 +25,8 @@ uint64_t qr_alloc_count(void);
 
 /* Zeroed anonymous pages; asks for 2 MB pages (MADV_HUGEPAGE) when `huge`. NULL when the system refuses. */
 void *qr_pages_map(size_t bytes, bool huge);
+/* The same with huge pages where they fit, for tables that were bounded before: aborts like qr_alloc. */
+void *qr_pages_zeroed(size_t bytes);
 void qr_pages_unmap(void *pages, size_t bytes);
 
 /* true and *out set when the result fits; false on overflow. */

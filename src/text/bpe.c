@@ -9,14 +9,10 @@
 
 enum { LINEAR_MAX = 64, CHARACTERS = 0x10000 };
 #define NO_RANK     UINT32_MAX
+#define NO_MERGE    UINT64_MAX
 #define AFTER_PLAIN 0x80000000u /* in qr_bpe.characters: only where no ASCII character stands before */
-#define NO_PAIR     UINT64_MAX
-#define KEY_MASK    ((UINT64_C(1) << 2 * QR_PAIR_ID_BITS) - 1)
 
-static inline uint64_t pair_key(uint32_t left, uint32_t right)
-{
-    return left | (uint64_t)right << QR_PAIR_ID_BITS;
-}
+static inline uint64_t pair_key(uint32_t left, uint32_t right) { return left | (uint64_t)right << 32; }
 
 static inline uint64_t key_hash(uint64_t key)
 {
@@ -28,15 +24,14 @@ static inline size_t filter_bit(const qr_bpe *bpe, uint64_t hash) { return (hash
 
 void qr_bpe_init(qr_bpe *bpe, size_t merges)
 {
-    size_t capacity = 64, bits = 1024;
+    size_t capacity = 256, bits = 1 << 15;
     while (capacity * 2 < merges * 3)
         capacity *= 2;
     while (bits < merges * 8)
         bits *= 2;
     *bpe = (qr_bpe){.pair_mask = capacity - 1, .unk = -1};
-    bpe->pairs = qr_alloc(capacity * sizeof(*bpe->pairs));
-    memset(bpe->pairs, 0xFF, capacity * sizeof(*bpe->pairs));
-    bpe->pair_filter = qr_calloc(bits / 64, sizeof(uint64_t));
+    bpe->pairs = qr_pages_zeroed(capacity * sizeof(*bpe->pairs));
+    bpe->pair_filter = qr_pages_zeroed(bits / 8);
     bpe->filter_mask = bits - 1;
     for (int i = 0; i < 256; i++)
         bpe->bytes[i] = bpe->last_bytes[i] = -1;
@@ -44,29 +39,30 @@ void qr_bpe_init(qr_bpe *bpe, size_t merges)
 
 void qr_bpe_release(qr_bpe *bpe)
 {
-    qr_free(bpe->pairs);
-    qr_free(bpe->pair_filter);
+    if (bpe->pairs != NULL) {
+        qr_pages_unmap(bpe->pairs, (bpe->pair_mask + 1) * sizeof(*bpe->pairs));
+        qr_pages_unmap(bpe->pair_filter, (bpe->filter_mask + 1) / 8);
+    }
     qr_free(bpe->characters);
-    QR_VEC_RELEASE(&bpe->rank_ids);
+    qr_free(bpe->byte_merges);
     *bpe = (qr_bpe){0};
 }
 
 static void pairs_grow(qr_bpe *bpe)
 {
-    size_t old_capacity = bpe->pair_mask + 1, capacity = old_capacity * 2;
-    uint64_t *slots = qr_alloc(capacity * sizeof(*slots));
-    memset(slots, 0xFF, capacity * sizeof(*slots));
+    size_t old_capacity = bpe->pair_mask + 1, mask = old_capacity * 2 - 1;
+    qr_pair_slot *slots = qr_pages_zeroed((mask + 1) * sizeof(*slots));
     for (size_t i = 0; i < old_capacity; i++) {
-        if (bpe->pairs[i] == NO_PAIR)
+        if (bpe->pairs[i].merge == 0)
             continue;
-        size_t at = key_hash(bpe->pairs[i] & KEY_MASK) & (capacity - 1);
-        while (slots[at] != NO_PAIR)
-            at = (at + 1) & (capacity - 1);
+        size_t at = key_hash(bpe->pairs[i].key) & mask;
+        while (slots[at].merge != 0)
+            at = (at + 1) & mask;
         slots[at] = bpe->pairs[i];
     }
-    qr_free(bpe->pairs);
+    qr_pages_unmap(bpe->pairs, old_capacity * sizeof(*slots));
     bpe->pairs = slots;
-    bpe->pair_mask = capacity - 1;
+    bpe->pair_mask = mask;
 }
 
 void qr_bpe_prefetch(const qr_bpe *bpe, uint32_t left, uint32_t right)
@@ -78,14 +74,11 @@ void qr_bpe_add(qr_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint3
 {
     uint64_t key = pair_key(left, right), hash = key_hash(key);
     size_t at = hash & bpe->pair_mask;
-    while (bpe->pairs[at] != NO_PAIR && (bpe->pairs[at] & KEY_MASK) != key)
+    while (bpe->pairs[at].merge != 0 && bpe->pairs[at].key != key)
         at = (at + 1) & bpe->pair_mask;
-    bool fresh = bpe->pairs[at] == NO_PAIR;
-    bpe->pairs[at] = key | (uint64_t)rank
-                               << 2 * QR_PAIR_ID_BITS; /* of a merge given twice the later counts */
-    while (bpe->rank_ids.count <= rank)
-        QR_VEC_PUSH(&bpe->rank_ids, -1);
-    bpe->rank_ids.data[rank] = (int32_t)id;
+    bool fresh = bpe->pairs[at].merge == 0;
+    /* Of a merge given twice the later counts. */
+    bpe->pairs[at] = (qr_pair_slot){key, (uint64_t)(rank + 1) << 32 | id};
     size_t bit = filter_bit(bpe, hash);
     bpe->pair_filter[bit / 64] |= UINT64_C(1) << bit % 64;
     if (fresh && ++bpe->pair_count * 3 > (bpe->pair_mask + 1) * 2)
@@ -117,48 +110,60 @@ void qr_bpe_merge_in_order(qr_tokenizer *tokenizer, const int32_t *order, size_t
     }
 }
 
-/* Rank of the merge of two neighbours, or NO_RANK. */
-static inline uint32_t pair_rank(const qr_bpe *bpe, uint32_t left, uint32_t right)
+/* The two halves of a lookup: could there be such a pair, and what it merges to, or NO_MERGE. */
+static inline bool may_merge(const qr_bpe *bpe, uint64_t hash)
 {
-    uint64_t key = pair_key(left, right), hash = key_hash(key);
     size_t bit = filter_bit(bpe, hash);
-    if ((bpe->pair_filter[bit / 64] >> bit % 64 & 1) == 0)
-        return NO_RANK;
+    return bpe->pair_filter[bit / 64] >> bit % 64 & 1;
+}
+
+static inline uint64_t find_merge(const qr_bpe *bpe, uint64_t key, uint64_t hash)
+{
     for (size_t at = hash & bpe->pair_mask;; at = (at + 1) & bpe->pair_mask) {
-        uint64_t slot = bpe->pairs[at];
-        if ((slot & KEY_MASK) == key)
-            return (uint32_t)(slot >> 2 * QR_PAIR_ID_BITS);
-        if (slot == NO_PAIR)
-            return NO_RANK;
+        const qr_pair_slot *slot = &bpe->pairs[at];
+        if (slot->merge == 0)
+            return NO_MERGE;
+        if (slot->key == key)
+            return slot->merge;
     }
 }
 
-/* Merges count (<= LINEAR_MAX) symbols in place; returns how many are left. */
-static size_t merge_linear(const qr_bpe *bpe, uint32_t *ids, size_t count)
+static inline uint64_t pair_merge(const qr_bpe *bpe, uint32_t left, uint32_t right)
 {
-    uint32_t ranks[LINEAR_MAX];
-    for (size_t i = 0; i + 1 < count; i++)
-        ranks[i] = pair_rank(bpe, ids[i], ids[i + 1]);
-    while (count > 1) {
-        uint64_t first = UINT64_MAX; /* rank, then place: a minimum without branches */
-        for (size_t i = 0; i + 1 < count; i++) {
-            uint64_t item = (uint64_t)ranks[i] << 32 | i;
-            first = item < first ? item : first;
-        }
-        size_t best = (uint32_t)first;
-        uint32_t least = (uint32_t)(first >> 32);
-        if (least == NO_RANK)
-            break;
-        ids[best] = (uint32_t)bpe->rank_ids.data[least];
+    uint64_t key = pair_key(left, right), hash = key_hash(key);
+    return may_merge(bpe, hash) ? find_merge(bpe, key, hash) : NO_MERGE;
+}
+
+/* Applies the first of the merges with the lowest rank to count symbols; its place, or count when there is none.
+ * merges: of each symbol with the next; those around the place are left to the caller. */
+static inline size_t merge_once(uint32_t *ids, uint64_t *merges, size_t count)
+{
+    uint64_t least = NO_MERGE;
+    size_t best = 0;
+    for (size_t i = 0; i + 1 < count; i++) {
+        best = merges[i] < least ? i : best;
+        least = merges[i] < least ? merges[i] : least;
+    }
+    if (least == NO_MERGE)
+        return count;
+    ids[best] = (uint32_t)least;
+    for (size_t i = best + 1; i + 1 < count; i++)
+        ids[i] = ids[i + 1];
+    for (size_t i = best + 1; i + 2 < count; i++)
+        merges[i] = merges[i + 1];
+    return best;
+}
+
+/* Merges count (<= LINEAR_MAX) symbols in place; returns how many are left. merges: of each with the next. */
+static size_t merge_linear(const qr_bpe *bpe, uint32_t *ids, uint64_t *merges, size_t count)
+{
+    size_t at;
+    while ((at = merge_once(ids, merges, count)) < count) {
         count--;
-        for (size_t i = best + 1; i < count; i++)
-            ids[i] = ids[i + 1];
-        for (size_t i = best + 1; i + 1 < count; i++)
-            ranks[i] = ranks[i + 1];
-        if (best + 1 < count)
-            ranks[best] = pair_rank(bpe, ids[best], ids[best + 1]);
-        if (best > 0)
-            ranks[best - 1] = pair_rank(bpe, ids[best - 1], ids[best]);
+        if (at + 1 < count)
+            merges[at] = pair_merge(bpe, ids[at], ids[at + 1]);
+        if (at > 0)
+            merges[at - 1] = pair_merge(bpe, ids[at - 1], ids[at]);
     }
     return count;
 }
@@ -196,26 +201,26 @@ static void heap_push(qr_bpe_scratch *scratch, uint64_t item)
 
 static void heap_pair(const qr_bpe *bpe, qr_bpe_scratch *scratch, uint32_t at, uint32_t next)
 {
-    uint32_t rank = pair_rank(bpe, scratch->ids.data[at], scratch->ids.data[next]);
-    scratch->ranks.data[at] = rank;
-    if (rank != NO_RANK)
-        heap_push(scratch, (uint64_t)rank << 32 | at);
+    uint64_t merge = pair_merge(bpe, scratch->ids.data[at], scratch->ids.data[next]);
+    scratch->merges.data[at] = merge;
+    if (merge != NO_MERGE)
+        heap_push(scratch, merge >> 32 << 32 | at);
 }
 
 static void heap_fill(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t count)
 {
     QR_VEC_RESERVE(&scratch->next, count);
     QR_VEC_RESERVE(&scratch->previous, count);
-    QR_VEC_RESERVE(&scratch->ranks, count);
+    QR_VEC_RESERVE(&scratch->merges, count);
     scratch->heap.count = 0;
     for (size_t i = 0; i < count; i++) {
-        uint32_t rank =
-            i + 1 < count ? pair_rank(bpe, scratch->ids.data[i], scratch->ids.data[i + 1]) : NO_RANK;
+        uint64_t merge =
+            i + 1 < count ? pair_merge(bpe, scratch->ids.data[i], scratch->ids.data[i + 1]) : NO_MERGE;
         scratch->next.data[i] = i + 1 < count ? (uint32_t)i + 1 : UINT32_MAX;
         scratch->previous.data[i] = (uint32_t)i - 1;
-        scratch->ranks.data[i] = rank;
-        if (rank != NO_RANK)
-            QR_VEC_PUSH(&scratch->heap, (uint64_t)rank << 32 | i);
+        scratch->merges.data[i] = merge;
+        if (merge != NO_MERGE)
+            QR_VEC_PUSH(&scratch->heap, merge >> 32 << 32 | i);
     }
     for (size_t i = scratch->heap.count / 2; i-- > 0;)
         heap_down(scratch->heap.data, scratch->heap.count, i);
@@ -226,19 +231,19 @@ static size_t merge_heap(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t coun
 {
     heap_fill(bpe, scratch, count);
     uint32_t *ids = scratch->ids.data, *next = scratch->next.data, *previous = scratch->previous.data;
-    uint32_t *ranks = scratch->ranks.data;
+    uint64_t *merges = scratch->merges.data;
     while (scratch->heap.count > 0) {
         uint64_t top = scratch->heap.data[0];
         scratch->heap.data[0] = scratch->heap.data[--scratch->heap.count];
         if (scratch->heap.count > 0)
             heap_down(scratch->heap.data, scratch->heap.count, 0);
-        uint32_t at = (uint32_t)top, rank = (uint32_t)(top >> 32);
-        if (ranks[at] != rank)
+        uint32_t at = (uint32_t)top;
+        if (merges[at] >> 32 != top >> 32)
             continue; /* merged away or changed since */
         uint32_t gone = next[at], after = next[gone];
-        ids[at] = (uint32_t)bpe->rank_ids.data[rank];
+        ids[at] = (uint32_t)merges[at];
         next[at] = after;
-        ranks[gone] = ranks[at] = NO_RANK;
+        merges[gone] = merges[at] = NO_MERGE;
         if (after != UINT32_MAX) {
             previous[after] = at;
             heap_pair(bpe, scratch, at, after);
@@ -252,16 +257,26 @@ static size_t merge_heap(const qr_bpe *bpe, qr_bpe_scratch *scratch, size_t coun
     return out;
 }
 
+static void append_symbols(qr_ids *ids, const uint32_t *symbols, size_t count)
+{
+    QR_VEC_RESERVE(ids, ids->count + count);
+    for (size_t i = 0; i < count; i++)
+        ids->data[ids->count++] = (int32_t)symbols[i];
+}
+
 static void append_merged(qr_encoder *encoder, size_t count, qr_ids *ids)
 {
     const qr_bpe *bpe = &encoder->tokenizer->bpe;
     uint32_t *symbols = encoder->bpe.ids.data;
-    if (count > 1)
-        count =
-            count <= LINEAR_MAX ? merge_linear(bpe, symbols, count) : merge_heap(bpe, &encoder->bpe, count);
-    QR_VEC_RESERVE(ids, ids->count + count);
-    for (size_t i = 0; i < count; i++)
-        ids->data[ids->count++] = (int32_t)symbols[i];
+    if (count > LINEAR_MAX) {
+        count = merge_heap(bpe, &encoder->bpe, count);
+    } else {
+        uint64_t merges[LINEAR_MAX];
+        for (size_t i = 0; i + 1 < count; i++)
+            merges[i] = pair_merge(bpe, symbols[i], symbols[i + 1]);
+        count = merge_linear(bpe, symbols, merges, count);
+    }
+    append_symbols(ids, symbols, count);
 }
 
 /* ---- Byte mode ---- */
@@ -322,6 +337,64 @@ void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_
     }
     QR_VEC_RESERVE(&encoder->bpe.ids, len);
     append_merged(encoder, byte_symbols(&tokenizer->bpe, word, len, encoder->bpe.ids.data), ids);
+}
+
+/* ---- Many short words side by side: while the memory of one lookup is on its way, those of other words are ---- */
+
+static inline void ask(const qr_bpe *bpe, qr_bpe_lane *lane, size_t at)
+{
+    uint64_t hash = key_hash(pair_key(lane->ids[at], lane->ids[at + 1]));
+    lane->merges[at] = NO_MERGE;
+    if (!may_merge(bpe, hash))
+        return;
+    __builtin_prefetch(&bpe->pairs[hash & bpe->pair_mask]);
+    lane->asked |= 1u << at;
+}
+
+static inline void answer(const qr_bpe *bpe, qr_bpe_lane *lane)
+{
+    for (; lane->asked != 0; lane->asked &= lane->asked - 1) {
+        unsigned at = (unsigned)__builtin_ctz(lane->asked);
+        uint64_t key = pair_key(lane->ids[at], lane->ids[at + 1]);
+        lane->merges[at] = find_merge(bpe, key, key_hash(key));
+    }
+}
+
+void qr_bpe_lane_begin(const qr_bpe *bpe, qr_bpe_lane *lane, const uint8_t *word, size_t len)
+{
+    lane->count = (uint32_t)byte_symbols(bpe, word, len, lane->ids);
+    lane->asked = 0;
+    bool plain = lane->count == len && bpe->byte_merges != NULL; /* its symbols are its bytes */
+    for (size_t i = 0; i + 1 < lane->count; i++) {
+        if (plain)
+            lane->merges[i] = bpe->byte_merges[word[i] << 8 | word[i + 1]];
+        else
+            ask(bpe, lane, i);
+    }
+}
+
+void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count)
+{
+    uint8_t open[QR_BPE_LANES];
+    for (size_t i = 0; i < count; i++)
+        open[i] = (uint8_t)i;
+    while (count > 0) {
+        size_t left = 0;
+        for (size_t i = 0; i < count; i++) {
+            qr_bpe_lane *lane = &lanes[open[i]];
+            answer(bpe, lane);
+            size_t at = merge_once(lane->ids, lane->merges, lane->count);
+            if (at >= lane->count)
+                continue;
+            lane->count--;
+            if (at + 1 < lane->count)
+                ask(bpe, lane, at);
+            if (at > 0)
+                ask(bpe, lane, at - 1);
+            open[left++] = open[i];
+        }
+        count = left;
+    }
 }
 
 /* ---- Character mode ---- */
@@ -455,13 +528,14 @@ typedef struct outer_ranks {
 
 /* What [first, second] merges to before anything outside can take part, else NO_RANK; *plain: only if no ASCII
  * stands before it. */
-static uint32_t sure_merge(const qr_bpe *bpe, const outer_ranks *outer, uint32_t rank, uint32_t first,
-                           uint32_t last, bool *plain)
+static uint32_t sure_merge(const outer_ranks *outer, uint64_t merge, uint32_t first, uint32_t last,
+                           bool *plain)
 {
+    uint32_t rank = (uint32_t)(merge >> 32);
     if (rank == NO_RANK || rank >= outer->as_right[first] || rank >= outer->as_left[last])
         return NO_RANK;
     *plain = *plain || rank >= outer->after_ascii[first];
-    return (uint32_t)bpe->rank_ids.data[rank];
+    return (uint32_t)merge;
 }
 
 /* The token that these bytes become whatever stands around them, as qr_bpe.characters holds it; 0: not sure. */
@@ -475,14 +549,15 @@ static uint32_t sure_token(const qr_bpe *bpe, const outer_ranks *outer, const ui
         ids[i] = (uint32_t)bpe->bytes[text[i]];
     }
     if (len == 3) {
-        uint32_t front = pair_rank(bpe, ids[0], ids[1]), back = pair_rank(bpe, ids[1], ids[2]);
-        uint32_t merged = sure_merge(bpe, outer, QR_MIN(front, back), ids[0], ids[2], &plain);
+        uint64_t front = bpe->byte_merges[text[0] << 8 | text[1]],
+                 back = bpe->byte_merges[text[1] << 8 | text[2]];
+        uint32_t merged = sure_merge(outer, QR_MIN(front, back), ids[0], ids[2], &plain);
         if (merged == NO_RANK)
             return 0;
         ids[0] = front < back ? merged : ids[0];
         ids[1] = front < back ? ids[2] : merged;
     }
-    uint32_t token = sure_merge(bpe, outer, pair_rank(bpe, ids[0], ids[1]), ids[0], ids[1], &plain);
+    uint32_t token = sure_merge(outer, pair_merge(bpe, ids[0], ids[1]), ids[0], ids[1], &plain);
     return token == NO_RANK ? 0 : (token + 1) | (plain ? AFTER_PLAIN : 0);
 }
 
@@ -499,6 +574,39 @@ static bool ends_character(qr_str text)
     return tail == (lead < 0x80 ? 0u : lead < 0xE0 ? 1u : lead < 0xF0 ? 2u : 3u);
 }
 
+static bool is_part_of_character(qr_str text)
+{
+    return text.len > 0 && text.len < 4 && (uint8_t)text.data[0] >= 0x80;
+}
+
+/* Only what can be a part of a character matters here: of the merges most are told apart by a bit each. */
+static void find_outer_ranks(const qr_tokenizer *tokenizer, outer_ranks *outer)
+{
+    const qr_bpe *bpe = &tokenizer->bpe;
+    size_t ids = tokenizer->flags.count;
+    uint64_t *parts = qr_calloc(ids / 64 + 1, sizeof(*parts));
+    for (size_t id = 0; id < ids; id++)
+        if (is_part_of_character(qr_token_table_text(&tokenizer->raw, (int32_t)id)))
+            parts[id / 64] |= UINT64_C(1) << id % 64;
+    for (size_t i = 0; i <= bpe->pair_mask; i++) {
+        if (bpe->pairs[i].merge == 0)
+            continue;
+        uint32_t left = (uint32_t)bpe->pairs[i].key, right = (uint32_t)(bpe->pairs[i].key >> 32);
+        uint32_t rank = (uint32_t)(bpe->pairs[i].merge >> 32);
+        if ((parts[left / 64] >> left % 64 & 1) &&
+            begins_character(qr_token_table_text(&tokenizer->raw, (int32_t)right)))
+            outer->as_left[left] = QR_MIN(outer->as_left[left], rank);
+        if ((parts[right / 64] >> right % 64 & 1) == 0)
+            continue;
+        qr_str before = qr_token_table_text(&tokenizer->raw, (int32_t)left);
+        if (before.len > 0 && (uint8_t)before.data[before.len - 1] < 0x80)
+            outer->after_ascii[right] = QR_MIN(outer->after_ascii[right], rank);
+        else if (ends_character(before))
+            outer->as_right[right] = QR_MIN(outer->as_right[right], rank);
+    }
+    qr_free(parts);
+}
+
 /* Characters of two and three bytes whose token is sure: they enter the merging as one symbol. */
 static void find_characters(qr_tokenizer *tokenizer)
 {
@@ -507,20 +615,7 @@ static void find_characters(qr_tokenizer *tokenizer)
     uint32_t *memory = qr_alloc((ids * 3 + 1) * sizeof(uint32_t));
     outer_ranks outer = {memory, memory + ids, memory + ids * 2};
     memset(memory, 0xFF, ids * 3 * sizeof(uint32_t));
-    for (size_t i = 0; i <= bpe->pair_mask; i++) {
-        uint64_t pair = bpe->pairs[i];
-        if (pair == NO_PAIR)
-            continue;
-        uint32_t left = pair & (QR_BPE_ID_MAX - 1), right = pair >> QR_PAIR_ID_BITS & (QR_BPE_ID_MAX - 1);
-        uint32_t rank = (uint32_t)(pair >> 2 * QR_PAIR_ID_BITS);
-        qr_str before = qr_token_table_text(&tokenizer->raw, (int32_t)left);
-        if (begins_character(qr_token_table_text(&tokenizer->raw, (int32_t)right)))
-            outer.as_left[left] = QR_MIN(outer.as_left[left], rank);
-        if (before.len > 0 && (uint8_t)before.data[before.len - 1] < 0x80)
-            outer.after_ascii[right] = QR_MIN(outer.after_ascii[right], rank);
-        else if (ends_character(before))
-            outer.as_right[right] = QR_MIN(outer.as_right[right], rank);
-    }
+    find_outer_ranks(tokenizer, &outer);
     bpe->characters = qr_calloc(CHARACTERS, sizeof(*bpe->characters));
     for (uint32_t c = 0x80; c < CHARACTERS; c++) {
         char text[4];
@@ -532,10 +627,24 @@ static void find_characters(qr_tokenizer *tokenizer)
     qr_free(memory);
 }
 
+/* Only where each byte is a token, wherever it stands. */
+static bool find_byte_merges(qr_bpe *bpe)
+{
+    for (int byte = 0; byte < 256; byte++)
+        if (bpe->bytes[byte] < 0 || bpe->suffix != NULL)
+            return false;
+    bpe->byte_merges = qr_alloc(65536 * sizeof(*bpe->byte_merges));
+    for (int left = 0; left < 256; left++)
+        for (int right = 0; right < 256; right++)
+            bpe->byte_merges[left << 8 | right] =
+                pair_merge(bpe, (uint32_t)bpe->bytes[left], (uint32_t)bpe->bytes[right]);
+    return true;
+}
+
 qr_status qr_bpe_finish(qr_tokenizer *tokenizer, qr_error *err)
 {
     qr_status status = find_byte_tokens(tokenizer, err);
-    if (status == QR_OK && tokenizer->byte_mode)
+    if (status == QR_OK && tokenizer->byte_mode && find_byte_merges(&tokenizer->bpe))
         find_characters(tokenizer);
     return status;
 }

@@ -3,7 +3,9 @@
  * Each function says what its expression says, alternative by alternative and in that order; the expressions
  * stand in qr_scanner_expression and tests compare the two over random text. Text is valid UTF-8.
  */
-#include "text/tokenizer_impl.h"
+#include "text/scanner.h"
+
+#include "text/unicode.h"
 
 enum {
     K_L = 1,      /* \p{L} */
@@ -101,9 +103,7 @@ static inline size_t space_end(const uint8_t *text, size_t from, size_t run, siz
     return last > from ? last : run;
 }
 
-/* Length of 's 't 're 've 'm 'll 'd after the apostrophe at text, 0: none. With fold, as (?i:...): then U+017F
- * folds to s, too. */
-static size_t contraction(const uint8_t *text, size_t len, bool fold)
+size_t qr_scanner_contraction(const uint8_t *text, size_t len, bool fold)
 {
     if (len < 2 || text[0] != '\'')
         return 0;
@@ -123,7 +123,7 @@ static size_t contraction(const uint8_t *text, size_t len, bool fold)
 
 static size_t scan_gpt2(const uint8_t *text, size_t from, size_t end)
 {
-    size_t found = contraction(text + from, end - from, false);
+    size_t found = qr_scanner_contraction(text + from, end - from, false);
     if (found != 0)
         return from + found;
     size_t len, at = from;
@@ -152,7 +152,7 @@ static size_t scan_smollm(const uint8_t *text, size_t from, size_t end)
     size_t len;
     if (kind_at(text + from, &len) & K_DIGIT)
         return from + len;
-    size_t found = contraction(text + from, end - from, false);
+    size_t found = qr_scanner_contraction(text + from, end - from, false);
     if (found != 0)
         return from + found;
     size_t at = from;
@@ -224,7 +224,7 @@ static inline size_t scan_digits(const uint8_t *text, size_t at, size_t end, int
 static inline size_t scan_cl100k(const uint8_t *text, size_t from, size_t end, int digits)
 {
     if (text[from] == '\'') {
-        size_t found = contraction(text + from, end - from, true);
+        size_t found = qr_scanner_contraction(text + from, end - from, true);
         if (found != 0)
             return from + found;
     }
@@ -288,7 +288,7 @@ static size_t scan_o200k(const uint8_t *text, size_t from, size_t end, bool cont
     if (stop == from)
         stop = upper_stop;
     if (stop > from)
-        return contractions ? stop + contraction(text + stop, end - stop, true) : stop;
+        return contractions ? stop + qr_scanner_contraction(text + stop, end - stop, true) : stop;
     if (kind & K_N)
         return scan_digits(text, from, end, digits);
     stop = scan_other(text, from, end, true);
@@ -334,30 +334,30 @@ const char *qr_scanner_expression(qr_scanner_kind kind)
 
 size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len)
 {
-    size_t end;
-    return qr_scanner_batch(kind, text, from, len, &end, 1) == 1 ? end : len;
+    switch (kind) {
+    case QR_SCAN_GPT2: return scan_gpt2(text, from, len);
+    case QR_SCAN_SMOLLM: return scan_smollm(text, from, len);
+    case QR_SCAN_CL100K_1: return scan_cl100k(text, from, len, 1);
+    case QR_SCAN_CL100K_3: return scan_cl100k(text, from, len, 3);
+    case QR_SCAN_O200K: return scan_o200k(text, from, len, true, 3);
+    case QR_SCAN_NEMO: return scan_o200k(text, from, len, false, 1);
+    case QR_SCAN_NONE: break;
+    }
+    return len;
 }
-
-/* One loop for each pattern, so that the compiler sees the scan inside it. */
-#define BATCH(scan)                      \
-    while (count < most && from < len) { \
-        from = (scan);                   \
-        ends[count++] = from;            \
-    }                                    \
-    break
 
 size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends,
                         size_t most)
 {
     size_t count = 0;
-    switch (kind) {
-    case QR_SCAN_GPT2: BATCH(scan_gpt2(text, from, len));
-    case QR_SCAN_SMOLLM: BATCH(scan_smollm(text, from, len));
-    case QR_SCAN_CL100K_1: BATCH(scan_cl100k(text, from, len, 1));
-    case QR_SCAN_CL100K_3: BATCH(scan_cl100k(text, from, len, 3));
-    case QR_SCAN_O200K: BATCH(scan_o200k(text, from, len, true, 3));
-    case QR_SCAN_NEMO: BATCH(scan_o200k(text, from, len, false, 1));
-    case QR_SCAN_NONE: break;
+    while (from < len && count + QR_SCANNER_BATCH_MIN <= most) {
+        size_t found = text[from] < 0x80 ? qr_scanner_block(kind, text, from, len, ends + count) : 0;
+        if (found == 0) {
+            ends[count] = qr_scanner_next(kind, text, from, len);
+            found = 1;
+        }
+        count += found;
+        from = ends[count - 1];
     }
     return count;
 }

@@ -1,20 +1,6 @@
-/* Encoding: added tokens, normalizer, pre-tokenizer, model, post-processor, in the reference's order; and the
- * word cache that makes the second sight of a word cheap. */
-#include "base/assert.h"
-#include "base/hash.h"
+/* Encoding: added tokens, normalizer, pre-tokenizer, model, post-processor, in the reference's order. */
 #include "base/utf8.h"
 #include "text/tokenizer_impl.h"
-
-enum {
-    SHORT_MAX = 16,            /* bytes of a word in the first cache */
-    SHORT_SLOTS_MIN = 1 << 12, /* slots of 32 bytes */
-    SHORT_SLOTS_MAX = 1 << 18,
-    MANY_IDS = 255, /* a slot's count: its ids stand in many_ids, from ids[0] on, ids[1] of them */
-    WORD_BATCH = 64,
-    LONG_SLOTS = 1 << 15,
-    LONG_MAX = 512,         /* longer words are not worth keeping */
-    LONG_KEYS_MAX = 4 << 20 /* bytes of keys; then that cache starts anew */
-};
 
 qr_encoder *qr_encoder_new(const qr_tokenizer *tokenizer)
 {
@@ -41,259 +27,18 @@ void qr_encoder_free(qr_encoder *encoder)
     QR_VEC_RELEASE(&encoder->bpe.next);
     QR_VEC_RELEASE(&encoder->bpe.previous);
     QR_VEC_RELEASE(&encoder->bpe.heap);
-    QR_VEC_RELEASE(&encoder->bpe.ranks);
+    QR_VEC_RELEASE(&encoder->bpe.merges);
     QR_VEC_RELEASE(&encoder->scores);
     QR_VEC_RELEASE(&encoder->nodes);
     QR_VEC_RELEASE(&encoder->starts);
     QR_VEC_RELEASE(&encoder->ids);
     QR_VEC_RELEASE(&encoder->second_ids);
-    QR_VEC_RELEASE(&encoder->long_ids);
-    QR_VEC_RELEASE(&encoder->many_ids);
-    qr_buf_release(&encoder->long_keys);
+    qr_word_cache_free(encoder);
     qr_match_data_free(encoder->match);
-    qr_free(encoder->words);
-    qr_free(encoder->longs);
     qr_free(encoder);
 }
 
-/* ---- Words ---- */
-
-static qr_status model_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
-{
-    const qr_tokenizer *tokenizer = encoder->tokenizer;
-    switch (tokenizer->model) {
-    case QR_MODEL_BPE:
-        if (!tokenizer->byte_mode)
-            return qr_bpe_word(encoder, word, len, ids, err);
-        if (len >= UINT32_MAX / 2)
-            return qr_fail(err, QR_LIMIT_EXCEEDED, "tokenizer: word of %zu bytes: too long", len);
-        qr_bpe_word_bytes(encoder, word, len, ids);
-        return QR_OK;
-    case QR_MODEL_UNIGRAM: return qr_unigram_word(encoder, word, len, ids, err);
-    case QR_MODEL_WORDPIECE: qr_wordpiece_word(encoder, word, len, ids); return QR_OK;
-    case QR_MODEL_WORDLEVEL: qr_wordlevel_word(encoder, word, len, ids); return QR_OK;
-    }
-    return QR_OK;
-}
-
-static bool long_find(qr_encoder *encoder, const uint8_t *word, size_t len, uint64_t hash, qr_ids *ids)
-{
-    if (encoder->longs == NULL) {
-        encoder->longs = qr_calloc(LONG_SLOTS, sizeof(*encoder->longs));
-        return false;
-    }
-    const qr_long_slot *slot = &encoder->longs[qr_hash_mix(hash) % LONG_SLOTS];
-    if (slot->hash != hash || slot->key_len != len ||
-        memcmp(encoder->long_keys.data + slot->key_offset, word, len) != 0)
-        return false;
-    QR_VEC_RESERVE(ids, ids->count + slot->ids_count);
-    if (slot->ids_count > 0)
-        memcpy(ids->data + ids->count, encoder->long_ids.data + slot->ids_offset,
-               slot->ids_count * sizeof(int32_t));
-    ids->count += slot->ids_count;
-    return true;
-}
-
-static void long_keep(qr_encoder *encoder, const uint8_t *word, size_t len, uint64_t hash, const int32_t *ids,
-                      size_t count)
-{
-    if (encoder->long_keys.len + len > LONG_KEYS_MAX) {
-        memset(encoder->longs, 0, LONG_SLOTS * sizeof(*encoder->longs));
-        qr_buf_clear(&encoder->long_keys);
-        encoder->long_ids.count = 0;
-    }
-    encoder->longs[qr_hash_mix(hash) % LONG_SLOTS] =
-        (qr_long_slot){hash, (uint32_t)encoder->long_keys.len, (uint32_t)len,
-                       (uint32_t)encoder->long_ids.count, (uint32_t)count};
-    qr_buf_append(&encoder->long_keys, word, len);
-    QR_VEC_RESERVE(&encoder->long_ids, encoder->long_ids.count + count);
-    if (count > 0)
-        memcpy(encoder->long_ids.data + encoder->long_ids.count, ids, count * sizeof(int32_t));
-    encoder->long_ids.count += count;
-}
-
-static qr_status long_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
-{
-    if (len > LONG_MAX)
-        return model_word(encoder, word, len, ids, err);
-    uint64_t hash = qr_hash64(word, len, 0) | 1; /* an empty slot has hash 0 */
-    if (long_find(encoder, word, len, hash, ids))
-        return QR_OK;
-    size_t before = ids->count;
-    qr_status status = model_word(encoder, word, len, ids, err);
-    if (status == QR_OK)
-        long_keep(encoder, word, len, hash, ids->data + before, ids->count - before);
-    return status;
-}
-
-typedef struct word_key {
-    uint64_t low, high, hash;
-    size_t len;
-} word_key;
-
-/* A word of 1 to 16 bytes as two numbers that, with its length, say exactly which word it is. */
-static inline word_key make_key(const uint8_t *word, size_t len)
-{
-    word_key key = {.len = len};
-    if (len >= 8) {
-        memcpy(&key.low, word, 8);
-        memcpy(&key.high, word + len - 8, 8);
-    } else if (len >= 4) {
-        uint32_t a, b;
-        memcpy(&a, word, 4);
-        memcpy(&b, word + len - 4, 4);
-        key.low = a;
-        key.high = b;
-    } else {
-        key.low = word[0] | (uint64_t)word[len / 2] << 8 | (uint64_t)word[len - 1] << 16;
-    }
-    unsigned __int128 product = (unsigned __int128)(key.low ^ UINT64_C(0x9E3779B97F4A7C15)) *
-                                (key.high ^ UINT64_C(0xE7037ED1A0B428DB) ^ len << 56);
-    key.hash = (uint64_t)product ^ (uint64_t)(product >> 64);
-    return key;
-}
-
-/* The slot that holds the word, or the empty one where it belongs. */
-static inline qr_word_slot *find_slot(const qr_encoder *encoder, const word_key *key)
-{
-    for (size_t at = key->hash & encoder->word_mask;; at = (at + 1) & encoder->word_mask) {
-        qr_word_slot *slot = &encoder->words[at];
-        if ((slot->low == key->low && slot->high == key->high && slot->len == key->len) || slot->len == 0)
-            return slot;
-    }
-}
-
-static uint64_t slot_hash(const qr_word_slot *slot)
-{
-    unsigned __int128 product = (unsigned __int128)(slot->low ^ UINT64_C(0x9E3779B97F4A7C15)) *
-                                (slot->high ^ UINT64_C(0xE7037ED1A0B428DB) ^ (uint64_t)slot->len << 56);
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-/* Makes room for one more word: twice the slots, or at the bound none of the old. */
-static void grow_words(qr_encoder *encoder)
-{
-    size_t old_slots = encoder->word_mask + 1;
-    if (old_slots == SHORT_SLOTS_MAX) {
-        memset(encoder->words, 0, old_slots * sizeof(*encoder->words));
-        encoder->word_count = 1; /* the one that is coming */
-        encoder->many_ids.count = 0;
-        return;
-    }
-    qr_word_slot *old = encoder->words;
-    encoder->words = qr_calloc(old_slots * 2, sizeof(*encoder->words));
-    encoder->word_mask = old_slots * 2 - 1;
-    for (size_t i = 0; i < old_slots; i++) {
-        if (old[i].len == 0)
-            continue;
-        size_t at = slot_hash(&old[i]) & encoder->word_mask;
-        while (encoder->words[at].len != 0)
-            at = (at + 1) & encoder->word_mask;
-        encoder->words[at] = old[i];
-    }
-    qr_free(old);
-}
-
-static __attribute__((noinline)) qr_status short_miss(qr_encoder *encoder, const uint8_t *word,
-                                                      const word_key *key, qr_ids *ids, qr_error *err)
-{
-    size_t before = ids->count;
-    qr_status status = model_word(encoder, word, key->len, ids, err);
-    size_t count = ids->count - before;
-    if (status != QR_OK)
-        return status;
-    if (++encoder->word_count * 4 > (encoder->word_mask + 1) * 3)
-        grow_words(encoder);
-    qr_word_slot *slot = find_slot(encoder, key);
-    *slot =
-        (qr_word_slot){.low = key->low, .high = key->high, .len = (uint8_t)key->len, .count = (uint8_t)count};
-    if (count <= QR_COUNT_OF(slot->ids)) {
-        for (size_t i = 0; i < count; i++)
-            slot->ids[i] = ids->data[before + i];
-        return QR_OK;
-    }
-    slot->count = MANY_IDS;
-    slot->ids[0] = (int32_t)encoder->many_ids.count;
-    slot->ids[1] = (int32_t)count;
-    QR_VEC_RESERVE(&encoder->many_ids, encoder->many_ids.count + count);
-    memcpy(encoder->many_ids.data + encoder->many_ids.count, ids->data + before, count * sizeof(int32_t));
-    encoder->many_ids.count += count;
-    return QR_OK;
-}
-
-static inline qr_status short_word(qr_encoder *encoder, const uint8_t *word, const word_key *key, qr_ids *ids,
-                                   qr_error *err)
-{
-    const qr_word_slot *slot = find_slot(encoder, key);
-    if (slot->len == 0)
-        return short_miss(encoder, word, key, ids, err);
-    if (slot->count == MANY_IDS) {
-        QR_VEC_RESERVE(ids, ids->count + (size_t)slot->ids[1]);
-        memcpy(ids->data + ids->count, encoder->many_ids.data + slot->ids[0],
-               (size_t)slot->ids[1] * sizeof(int32_t));
-        ids->count += (size_t)slot->ids[1];
-        return QR_OK;
-    }
-    QR_VEC_RESERVE(ids, ids->count + 3);
-    memcpy(ids->data + ids->count, slot->ids, sizeof(slot->ids));
-    ids->count += slot->count;
-    return QR_OK;
-}
-
-static qr_status encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
-{
-    if (len > SHORT_MAX)
-        return long_word(encoder, word, len, ids, err);
-    word_key key = make_key(word, len);
-    return short_word(encoder, word, &key, ids, err);
-}
-
 /* ---- Pieces ---- */
-
-/* Words come in batches: the places of a whole batch in the cache are asked for before the first is looked at. */
-static qr_status encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids,
-                                qr_error *err)
-{
-    qr_scanner_kind kind = encoder->tokenizer->fast_scanner;
-    size_t ends[WORD_BATCH], at = 0;
-    word_key keys[WORD_BATCH];
-    qr_status status = QR_OK;
-    while (at < len && status == QR_OK) {
-        size_t count = qr_scanner_batch(kind, text, at, len, ends, WORD_BATCH), begin = at;
-        for (size_t i = 0; i < count; begin = ends[i++]) {
-            keys[i].len = ends[i] - begin;
-            if (keys[i].len > SHORT_MAX)
-                continue;
-            keys[i] = make_key(text + begin, keys[i].len);
-            __builtin_prefetch(&encoder->words[keys[i].hash & encoder->word_mask]);
-        }
-        for (size_t i = 0; i < count && status == QR_OK; at = ends[i++])
-            status = keys[i].len > SHORT_MAX ? long_word(encoder, text + at, keys[i].len, ids, err)
-                                             : short_word(encoder, text + at, &keys[i], ids, err);
-    }
-    return status;
-}
-
-/* A SentencePiece-style BPE has no pre-tokenizer, but where no token holds the mark "▁" after another character,
- * no merge crosses such a border: cutting there changes nothing and makes words of a cacheable size. */
-static qr_status encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids,
-                               qr_error *err)
-{
-    size_t begin = 0;
-    qr_status status = QR_OK;
-    while (begin < len && status == QR_OK) {
-        size_t end = begin;
-        while (end + 2 < len && memcmp(text + end, "\xE2\x96\x81", 3) == 0)
-            end += 3;
-        const uint8_t *mark = NULL;
-        if (end < len)
-            mark = memmem(text + end, len - end, "\xE2\x96\x81", 3);
-        end = mark != NULL ? (size_t)(mark - text) : len;
-        status = encode_word(encoder, text + begin, end - begin, ids, err);
-        begin = end;
-    }
-    return status;
-}
 
 /* One piece of normalized text that holds no added token. */
 static qr_status encode_piece(qr_encoder *encoder, qr_str text, bool at_start, bool continues, qr_ids *ids,
@@ -309,12 +54,12 @@ static qr_status encode_piece(qr_encoder *encoder, qr_str text, bool at_start, b
             qr_buf_append_str(&encoder->text[1], text);
             text = qr_buf_str(&encoder->text[1]);
         }
-        return encode_scanned(encoder, (const uint8_t *)text.data, text.len, ids, err);
+        return qr_encode_scanned(encoder, (const uint8_t *)text.data, text.len, ids, err);
     }
     if (tokenizer->pretokenizers.count == 0) {
         if (tokenizer->model == QR_MODEL_BPE && tokenizer->bpe.cut_at_mark)
-            return encode_marked(encoder, (const uint8_t *)text.data, text.len, ids, err);
-        return encode_word(encoder, (const uint8_t *)text.data, text.len, ids, err);
+            return qr_encode_marked(encoder, (const uint8_t *)text.data, text.len, ids, err);
+        return qr_encode_word(encoder, (const uint8_t *)text.data, text.len, ids, err);
     }
     int which = 0, buffer = 1;
     qr_buf_clear(&encoder->text[1]);
@@ -327,9 +72,9 @@ static qr_status encode_piece(qr_encoder *encoder, qr_str text, bool at_start, b
         qr_piece piece = encoder->pieces[which].data[i];
         const uint8_t *word = (const uint8_t *)encoder->text[buffer].data + piece.begin;
         if (tokenizer->model == QR_MODEL_BPE && tokenizer->bpe.cut_at_mark)
-            status = encode_marked(encoder, word, piece.end - piece.begin, ids, err);
+            status = qr_encode_marked(encoder, word, piece.end - piece.begin, ids, err);
         else
-            status = encode_word(encoder, word, piece.end - piece.begin, ids, err);
+            status = qr_encode_word(encoder, word, piece.end - piece.begin, ids, err);
     }
     return status;
 }
@@ -418,10 +163,7 @@ static void clean_text(qr_str text, qr_buf *out)
 static qr_status encode_sequence(qr_encoder *encoder, qr_str text, bool parse_special, qr_ids *ids,
                                  qr_error *err)
 {
-    if (encoder->words == NULL) {
-        encoder->words = qr_calloc(SHORT_SLOTS_MIN, sizeof(*encoder->words));
-        encoder->word_mask = SHORT_SLOTS_MIN - 1;
-    }
+    qr_word_cache_open(encoder, text.len);
     QR_VEC_RESERVE(ids, ids->count + text.len / 8 + 1);
     if (text.len > 0 && qr_utf8_validate(text.data, text.len) == text.len)
         return encode_stretch(encoder, text, false, parse_special, ids, err);

@@ -12,14 +12,17 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "text/jinja.h"
+#include "text/scanner.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
+#include "text/word_key.h"
 
 enum {
     QR_TOKEN_ID_MAX = 1 << 22,
     QR_TOKEN_BYTES_MAX = 1 << 16,
     QR_ADDED_MAX = 1 << 17,
     QR_STEPS_MAX = 256,
+    QR_TOKEN_BATCH = 64,     /* lookups whose memory is asked for together */
     QR_PART_BYTES_MAX = 4096 /* of a replacement, prefix or mark */
 };
 /* Text that a normalizer, decoder or token table may come to: files are not trusted to be modest. */
@@ -40,7 +43,7 @@ typedef struct qr_token_text {
 typedef struct qr_token_table {
     qr_buf text; /* every spelling, each followed by a NUL */
     QR_VEC(qr_token_text) items;
-    uint64_t *slots; /* hash << 32 | id + 1, open addressing; 0: empty */
+    qr_word_slot *slots; /* by word key, open addressing; ids[0]: the token */
     size_t mask;
     size_t used;
 } qr_token_table;
@@ -52,19 +55,22 @@ void qr_token_table_release(qr_token_table *table);
 void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text);
 /* Only the text, no lookup. */
 void qr_token_table_store(qr_token_table *table, int32_t id, qr_str text);
+/* Tokens on their way into the lookup of one table, stored before: their slots stand at random places in memory,
+ * which are asked for one after the other and waited for together. */
+typedef struct qr_token_batch {
+    size_t count;
+    qr_word_key keys[QR_TOKEN_BATCH];
+    int32_t ids[QR_TOKEN_BATCH];
+} qr_token_batch;
+void qr_token_batch_add(qr_token_batch *batch, qr_token_table *table, int32_t id);
+void qr_token_batch_flush(qr_token_batch *batch, qr_token_table *table);
 int32_t qr_token_table_find(const qr_token_table *table, const void *text, size_t len); /* or -1 */
-/* The two halves of a lookup, for many at once: the hash, whose slot a prefetch brings near, and the search. */
-uint32_t qr_token_hash(const void *text, size_t len);
-int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, const void *text, size_t len);
-static inline void qr_token_table_prefetch(const qr_token_table *table, uint32_t hash)
+/* The same of a key that was made before, so that a prefetch had time to bring its slot near. */
+int32_t qr_token_table_find_key(const qr_token_table *table, const qr_word_key *key, const void *text,
+                                size_t len);
+static inline void qr_token_table_prefetch(const qr_token_table *table, const qr_word_key *key)
 {
-    __builtin_prefetch(&table->slots[hash & table->mask]);
-}
-static inline void qr_token_table_prefetch_text(const qr_token_table *table, uint32_t hash)
-{
-    uint64_t slot = table->slots[hash & table->mask];
-    if (slot >> 32 == hash)
-        __builtin_prefetch(table->text.data + table->items.data[(uint32_t)slot - 1].offset);
+    __builtin_prefetch(&table->slots[key->hash & table->mask]);
 }
 static inline qr_str qr_token_table_text(const qr_token_table *table, int32_t id)
 {
@@ -90,27 +96,6 @@ void qr_match_data_free(qr_match_data *data);
 void qr_pattern_subject(const qr_pattern *pattern, qr_match_data *data, qr_str text);
 /* Next match at or after `from`; 1: found, 0: none, -1: the match limit was reached. */
 int qr_pattern_find(const qr_pattern *pattern, qr_match_data *data, size_t from, size_t *start, size_t *end);
-
-/* ---- Scanners (scanner.c): the common patterns by hand ---- */
-
-typedef enum qr_scanner_kind {
-    QR_SCAN_NONE,
-    QR_SCAN_GPT2,
-    QR_SCAN_SMOLLM,
-    QR_SCAN_CL100K_1,
-    QR_SCAN_CL100K_3,
-    QR_SCAN_O200K,
-    QR_SCAN_NEMO
-} qr_scanner_kind;
-/* Which scanner does what this expression says, or QR_SCAN_NONE. */
-qr_scanner_kind qr_scanner_of(qr_str expression);
-/* The expression of a scanner, for tests and for GGUF files. */
-const char *qr_scanner_expression(qr_scanner_kind kind);
-/* End of the match at `from` (< len); every position has one. */
-size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len);
-/* The ends of up to `most` matches in a row from `from` on; returns how many. */
-size_t qr_scanner_batch(qr_scanner_kind kind, const uint8_t *text, size_t from, size_t len, size_t *ends,
-                        size_t most);
 
 /* ---- Steps ---- */
 
@@ -219,18 +204,22 @@ typedef enum qr_model_kind {
     QR_MODEL_WORDLEVEL
 } qr_model_kind;
 
-/* A pair of neighbours and the rank of its merge in one number, left | right << 20 | rank << 40: a lookup touches
- * one cache line, and a table of 280,000 merges takes 4 MiB. */
-enum { QR_PAIR_ID_BITS = 20, QR_BPE_ID_MAX = 1 << QR_PAIR_ID_BITS, QR_BPE_RANK_MAX = (1 << 24) - 1 };
+enum { QR_BPE_ID_MAX = 1 << 20, QR_BPE_RANK_MAX = (1 << 24) - 1 };
+
+/* Two neighbours and their merge: a lookup touches one cache line. */
+typedef struct qr_pair_slot {
+    uint64_t key;   /* left | right << 32 */
+    uint64_t merge; /* (rank + 1) << 32 | what it makes: the order of merges; 0: an empty slot */
+} qr_pair_slot;
 
 typedef struct qr_bpe {
-    uint64_t *pairs; /* open addressing; UINT64_MAX: empty */
+    qr_pair_slot *pairs; /* open addressing */
     size_t pair_mask, pair_count;
     uint64_t *pair_filter; /* one bit a hash: most lookups find nothing */
     size_t filter_mask;
-    QR_VEC(int32_t) rank_ids; /* what the merge of a rank makes */
-    int32_t bytes[256];       /* byte mode: id of each byte; else of "<0xXX>"; -1: none */
-    int32_t last_bytes[256];  /* byte mode with an end_of_word_suffix: id of a word's last byte */
+    uint64_t *byte_merges; /* byte mode: of two bytes, first << 8 | second; NULL: not every byte is a token */
+    int32_t bytes[256];    /* byte mode: id of each byte; else of "<0xXX>"; -1: none */
+    int32_t last_bytes[256]; /* byte mode with an end_of_word_suffix: id of a word's last byte */
     uint32_t
         *characters; /* byte mode: by code point below 10000: its token, if no neighbour can keep its bytes
                                 from becoming that; else 0 (stored + 1); NULL: none */
@@ -421,24 +410,25 @@ typedef struct qr_range {
     bool matched;
 } qr_range;
 
-typedef struct qr_word_slot {
-    uint64_t low, high;
-    uint8_t len, count; /* len 0: empty */
-    uint16_t unused;
-    int32_t ids[3];
-} qr_word_slot;
-_Static_assert(sizeof(qr_word_slot) == 32, "two of them fill a cache line");
-
 typedef struct qr_long_slot {
     uint64_t hash;
     uint32_t key_offset, key_len;
     uint32_t ids_offset, ids_count;
 } qr_long_slot;
 
+/* A word of up to QR_WORD_MAX bytes on its way through the merges. */
+enum { QR_BPE_LANES = 32 };
+typedef struct qr_bpe_lane {
+    uint32_t ids[QR_WORD_MAX];
+    uint64_t merges[QR_WORD_MAX]; /* of each symbol with the next */
+    uint32_t count;
+    uint32_t asked; /* bit i: merges[i] is still to be looked up */
+} qr_bpe_lane;
+
 typedef struct qr_bpe_scratch {
     QR_VEC(uint32_t) ids, next, previous;
     QR_VEC(uint64_t) heap;
-    QR_VEC(uint32_t) ranks; /* of the pair that begins at a symbol */
+    QR_VEC(uint64_t) merges; /* of a symbol with its next */
 } qr_bpe_scratch;
 
 struct qr_encoder {
@@ -470,8 +460,21 @@ qr_status qr_normalize(const qr_tokenizer *tokenizer, qr_encoder *encoder, qr_st
 /* Splits encoder->pieces[*which] over encoder->text[*buffer]; both may change sides. */
 qr_status qr_pretokenize(qr_encoder *encoder, int *which, int *buffer, qr_error *err);
 
+/* Words to ids through the encoder's cache (word_cache.c): open before the first word of a text. */
+void qr_word_cache_open(qr_encoder *encoder, size_t text_len);
+void qr_word_cache_free(qr_encoder *encoder);
+qr_status qr_encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
+/* Every word of the tokenizer's fast scanner. */
+qr_status qr_encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err);
+/* Cut before every run of the mark U+2581. */
+qr_status qr_encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err);
+
 qr_status qr_bpe_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
 void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);
+/* The same for many short words at once, without the shortcut of ignore_merges: begin a lane for each, merge them
+ * all (count <= QR_BPE_LANES); then a lane holds the ids of its word. */
+void qr_bpe_lane_begin(const qr_bpe *bpe, qr_bpe_lane *lane, const uint8_t *word, size_t len);
+void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count);
 qr_status qr_unigram_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
 void qr_wordpiece_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);
 void qr_wordlevel_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);

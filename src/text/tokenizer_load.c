@@ -59,7 +59,8 @@ char *qr_tokenizer_own(qr_tokenizer *tokenizer, qr_str text)
     return copy;
 }
 
-void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, uint8_t flags)
+/* Keeps flags and spellings; returns the table that shall find the token. */
+static qr_token_table *store_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, uint8_t flags)
 {
     if ((size_t)id >= tokenizer->flags.count) {
         QR_VEC_RESERVE(&tokenizer->flags, (size_t)id + 1);
@@ -67,24 +68,21 @@ void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, ui
         tokenizer->flags.count = (size_t)id + 1;
     }
     tokenizer->flags.data[id] |= flags | QR_TOKEN_PRESENT;
-    if (!tokenizer->byte_mode) {
-        qr_token_table_set(&tokenizer->spelled, id, text);
-        return;
-    }
-    size_t before = tokenizer->byte_text.len;
-    bool bytes = (flags & QR_TOKEN_MODEL) && qr_byte_alphabet_decode(text, &tokenizer->byte_text);
-    qr_str raw = qr_str_make(tokenizer->byte_text.data + before, tokenizer->byte_text.len - before);
-    if (bytes) {
-        qr_token_table_store(&tokenizer->spelled, id, text);
-        qr_token_table_set(&tokenizer->raw, id, raw);
-    } else {
-        qr_token_table_set(&tokenizer->spelled, id, text);
-        tokenizer->byte_text.len = before;
-        bytes = qr_byte_alphabet_decode(text, &tokenizer->byte_text);
-        raw = qr_str_make(tokenizer->byte_text.data + before, tokenizer->byte_text.len - before);
-        qr_token_table_store(&tokenizer->raw, id, bytes ? raw : text);
-    }
+    qr_token_table_store(&tokenizer->spelled, id, text);
+    if (!tokenizer->byte_mode)
+        return &tokenizer->spelled;
     qr_buf_clear(&tokenizer->byte_text);
+    bool bytes = qr_byte_alphabet_decode(text, &tokenizer->byte_text);
+    qr_token_table_store(&tokenizer->raw, id, bytes ? qr_buf_str(&tokenizer->byte_text) : text);
+    return bytes && (flags & QR_TOKEN_MODEL) ? &tokenizer->raw : &tokenizer->spelled;
+}
+
+void qr_tokenizer_set_token(qr_tokenizer *tokenizer, int32_t id, qr_str text, uint8_t flags)
+{
+    qr_token_batch one = {.count = 0};
+    qr_token_table *table = store_token(tokenizer, id, text, flags);
+    qr_token_batch_add(&one, table, id);
+    qr_token_batch_flush(&one, table);
 }
 
 void qr_tokenizer_set_bytes(qr_tokenizer *tokenizer, int32_t id, qr_str bytes)
@@ -211,7 +209,9 @@ static qr_status read_vocab_object(model_reader *reader)
 {
     qr_json_scan *scan = &reader->scan;
     qr_tokenizer *tokenizer = reader->tokenizer;
+    qr_token_table *table = tokenizer->byte_mode ? &tokenizer->raw : &tokenizer->spelled;
     qr_str raw;
+    qr_token_batch batch = {.count = 0}, others = {.count = 0};
     qr_json_scan_object(scan);
     while (qr_json_scan_key(scan, &raw)) {
         int64_t id;
@@ -226,9 +226,12 @@ static qr_status read_vocab_object(model_reader *reader)
             break;
         if (id < 0 || id >= QR_TOKEN_ID_MAX || text.len > QR_TOKEN_BYTES_MAX)
             return bad_token(reader, text, id);
-        qr_tokenizer_set_token(tokenizer, (int32_t)id, text, QR_TOKEN_MODEL);
+        qr_token_table *home = store_token(tokenizer, (int32_t)id, text, QR_TOKEN_MODEL);
+        qr_token_batch_add(home == table ? &batch : &others, home, (int32_t)id);
         tokenizer->model_count++;
     }
+    qr_token_batch_flush(&batch, table);
+    qr_token_batch_flush(&others, &tokenizer->spelled);
     return scan->failed ? scan_failed(scan, tokenizer->name, reader->err) : QR_OK;
 }
 
@@ -259,11 +262,9 @@ static qr_status read_vocab_array(model_reader *reader)
 
 /* Merges are resolved in batches: the three lookups of each go to random places in memory, and asking for all of
  * a batch before the first is used hides most of the wait. */
-enum { MERGE_BATCH = 64 };
-
 typedef struct merge_entry {
     size_t offset, left_len, len; /* the two parts, one after the other, in merge_batch.text */
-    uint32_t hashes[3];           /* of the left, the right, both */
+    qr_word_key keys[3];          /* of the left, the right, both */
     int32_t ids[3];
     uint32_t rank;
 } merge_entry;
@@ -271,7 +272,7 @@ typedef struct merge_entry {
 typedef struct merge_batch {
     qr_buf text;
     size_t count;
-    merge_entry entries[MERGE_BATCH];
+    merge_entry entries[QR_TOKEN_BATCH];
 } merge_batch;
 
 static qr_status bad_merge(const model_reader *reader, const merge_batch *batch, const merge_entry *entry)
@@ -302,25 +303,22 @@ static qr_status flush_merges(model_reader *reader, merge_batch *batch)
     for (size_t i = 0; i < batch->count; i++) {
         merge_entry *entry = &batch->entries[i];
         const char *text = batch->text.data + entry->offset;
-        entry->hashes[0] = qr_token_hash(text, entry->left_len);
-        entry->hashes[1] = qr_token_hash(text + entry->left_len, entry->len - entry->left_len);
-        entry->hashes[2] = qr_token_hash(text, entry->len);
+        entry->keys[0] = qr_word_key_of(text, entry->left_len);
+        entry->keys[1] = qr_word_key_of(text + entry->left_len, entry->len - entry->left_len);
+        entry->keys[2] = qr_word_key_of(text, entry->len);
         for (int k = 0; k < 3; k++)
-            qr_token_table_prefetch(table, entry->hashes[k]);
+            qr_token_table_prefetch(table, &entry->keys[k]);
     }
-    for (size_t i = 0; i < batch->count; i++)
-        for (int k = 0; k < 3; k++)
-            qr_token_table_prefetch_text(table, batch->entries[i].hashes[k]);
     for (size_t i = 0; i < batch->count; i++) {
         merge_entry *entry = &batch->entries[i];
         const char *text = batch->text.data + entry->offset;
-        entry->ids[0] = qr_token_table_find_hashed(table, entry->hashes[0], text, entry->left_len);
-        entry->ids[1] = qr_token_table_find_hashed(table, entry->hashes[1], text + entry->left_len,
-                                                   entry->len - entry->left_len);
+        entry->ids[0] = qr_token_table_find_key(table, &entry->keys[0], text, entry->left_len);
+        entry->ids[1] = qr_token_table_find_key(table, &entry->keys[1], text + entry->left_len,
+                                                entry->len - entry->left_len);
         if (reader->prefix != NULL)
             entry->ids[2] = find_prefixed(reader, table, text, entry);
         else
-            entry->ids[2] = qr_token_table_find_hashed(table, entry->hashes[2], text, entry->len);
+            entry->ids[2] = qr_token_table_find_key(table, &entry->keys[2], text, entry->len);
         if (entry->ids[0] < 0 || entry->ids[1] < 0 || entry->ids[2] < 0)
             return bad_merge(reader, batch, entry);
         qr_bpe_prefetch(&tokenizer->bpe, (uint32_t)entry->ids[0], (uint32_t)entry->ids[1]);
@@ -368,7 +366,7 @@ static qr_status add_merge(model_reader *reader, merge_batch *batch, qr_str left
         batch->text.len = entry->offset;
         return check_unused_merge(reader, left, right, rank);
     }
-    return ++batch->count == MERGE_BATCH ? flush_merges(reader, batch) : QR_OK;
+    return ++batch->count == QR_TOKEN_BATCH ? flush_merges(reader, batch) : QR_OK;
 }
 
 /* "left right" or ["left", "right"]. */

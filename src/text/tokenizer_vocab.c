@@ -1,43 +1,25 @@
 /* Token strings by id and ids by string; the byte alphabet of byte-level vocabularies. */
-#include "base/hash.h"
 #include "text/tokenizer_impl.h"
 
-uint32_t qr_token_hash(const void *text, size_t len)
+enum { LOAD_PERCENT = 70 };
+
+/* Pages begin where a cache line does, and large tables get large ones. */
+static qr_word_slot *slots_new(size_t capacity) { return qr_pages_zeroed(capacity * sizeof(qr_word_slot)); }
+
+static void slots_free(const qr_token_table *table)
 {
-    const uint8_t *p = text;
-    uint64_t a = 0, b = 0;
-    if (len >= 8) {
-        memcpy(&a, p, 8);
-        memcpy(&b, p + len - 8, 8);
-        for (size_t i = 8; i + 8 < len; i += 8) {
-            uint64_t c;
-            memcpy(&c, p + i, 8);
-            a = (a ^ c) * UINT64_C(0x9E3779B97F4A7C15);
-            a ^= a >> 29;
-        }
-    } else if (len >= 4) {
-        uint32_t x, y;
-        memcpy(&x, p, 4);
-        memcpy(&y, p + len - 4, 4);
-        a = x;
-        b = y;
-    } else if (len > 0) {
-        a = p[0] | (uint64_t)p[len / 2] << 8 | (uint64_t)p[len - 1] << 16;
-    }
-    unsigned __int128 product =
-        (unsigned __int128)(a ^ UINT64_C(0xA0761D6478BD642F)) * (b ^ UINT64_C(0xE7037ED1A0B428DB) ^ len);
-    uint64_t folded = (uint64_t)product ^ (uint64_t)(product >> 64);
-    return (uint32_t)(folded ^ folded >> 32);
+    if (table->slots != NULL)
+        qr_pages_unmap(table->slots, (table->mask + 1) * sizeof(*table->slots));
 }
 
 void qr_token_table_init(qr_token_table *table, size_t expected)
 {
-    size_t capacity = 64;
-    while (capacity < expected * 2)
+    size_t capacity = 128;
+    while (capacity * LOAD_PERCENT < expected * 100)
         capacity *= 2;
     table->mask = capacity - 1;
     table->used = 0;
-    table->slots = qr_calloc(capacity, sizeof(*table->slots));
+    table->slots = slots_new(capacity);
     qr_buf_reserve(&table->text, expected * 8 + 64);
 }
 
@@ -45,23 +27,24 @@ void qr_token_table_release(qr_token_table *table)
 {
     qr_buf_release(&table->text);
     QR_VEC_RELEASE(&table->items);
-    qr_free(table->slots);
+    slots_free(table);
     *table = (qr_token_table){0};
 }
 
 static void table_grow(qr_token_table *table)
 {
-    size_t old_capacity = table->mask + 1, capacity = old_capacity * 2;
-    uint64_t *slots = qr_calloc(capacity, sizeof(*slots));
-    for (size_t i = 0; i < old_capacity; i++) {
-        if (table->slots[i] == 0)
+    size_t capacity = (table->mask + 1) * 2;
+    qr_word_slot *slots = slots_new(capacity);
+    for (size_t i = 0; i <= table->mask; i++) {
+        const qr_word_slot *old = &table->slots[i];
+        if (old->tag == 0)
             continue;
-        size_t at = table->slots[i] >> 32 & (capacity - 1);
-        while (slots[at] != 0)
+        size_t at = qr_word_hash(old->low, old->high, old->tag) & (capacity - 1);
+        while (slots[at].tag != 0)
             at = (at + 1) & (capacity - 1);
-        slots[at] = table->slots[i];
+        slots[at] = *old;
     }
-    qr_free(table->slots);
+    slots_free(table);
     table->slots = slots;
     table->mask = capacity - 1;
 }
@@ -80,66 +63,78 @@ void qr_token_table_store(qr_token_table *table, int32_t id, qr_str text)
     qr_buf_append_char(&table->text, '\0');
 }
 
-void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text)
+static bool is_long_word(const qr_token_table *table, int32_t id, const void *text, size_t len)
 {
-    if (table->slots == NULL)
-        qr_token_table_init(table, 64);
-    uint32_t hash = qr_token_hash(text.data, text.len);
-    qr_token_table_store(table, id, text);
-    size_t at = hash & table->mask;
-    for (; table->slots[at] != 0; at = (at + 1) & table->mask)
-        if (table->slots[at] >> 32 == hash &&
-            qr_str_equal(qr_token_table_text(table, (int32_t)(uint32_t)table->slots[at] - 1), text))
-            return;
-    table->slots[at] = (uint64_t)hash << 32 | ((uint32_t)id + 1);
-    if (++table->used * 2 > table->mask)
+    qr_str known = qr_token_table_text(table, id);
+    return known.len == len && memcmp(known.data, text, len) == 0;
+}
+
+/* The slot of the word, or the empty one where it belongs. */
+static inline qr_word_slot *find_slot(const qr_token_table *table, const qr_word_key *key, const void *text,
+                                      size_t len)
+{
+    for (size_t at = key->hash & table->mask;; at = (at + 1) & table->mask) {
+        qr_word_slot *slot = &table->slots[at];
+        if (slot->tag == 0)
+            return slot;
+        if (qr_word_slot_is(slot, key) &&
+            (key->tag != QR_WORD_LONG || is_long_word(table, slot->ids[0], text, len)))
+            return slot;
+    }
+}
+
+static void insert(qr_token_table *table, int32_t id, const qr_word_key *key)
+{
+    qr_str text = qr_token_table_text(table, id);
+    qr_word_slot *slot = find_slot(table, key, text.data, text.len);
+    if (slot->tag != 0)
+        return;
+    *slot = (qr_word_slot){.low = key->low, .high = key->high, .tag = key->tag, .count = 1, .ids = {id}};
+    if (++table->used * 100 > (table->mask + 1) * LOAD_PERCENT)
         table_grow(table);
 }
 
-/* memcmp without the call for what most tokens are. */
-static inline bool same_bytes(const char *a, const char *b, size_t len)
+void qr_token_batch_add(qr_token_batch *batch, qr_token_table *table, int32_t id)
 {
-    uint64_t x, y;
-    uint32_t u, v;
-    if (len > 16)
-        return memcmp(a, b, len) == 0;
-    if (len >= 8) {
-        memcpy(&x, a, 8);
-        memcpy(&y, b, 8);
-        if (x != y)
-            return false;
-        memcpy(&x, a + len - 8, 8);
-        memcpy(&y, b + len - 8, 8);
-        return x == y;
-    }
-    if (len >= 4) {
-        memcpy(&u, a, 4);
-        memcpy(&v, b, 4);
-        if (u != v)
-            return false;
-        memcpy(&u, a + len - 4, 4);
-        memcpy(&v, b + len - 4, 4);
-        return u == v;
-    }
-    return len == 0 || (a[0] == b[0] && a[len / 2] == b[len / 2] && a[len - 1] == b[len - 1]);
+    if (table->slots == NULL)
+        qr_token_table_init(table, 64);
+    qr_str text = qr_token_table_text(table, id);
+    qr_word_key key = qr_word_key_of(text.data, text.len);
+    qr_token_table_prefetch(table, &key);
+    batch->keys[batch->count] = key;
+    batch->ids[batch->count++] = id;
+    if (batch->count == QR_TOKEN_BATCH)
+        qr_token_batch_flush(batch, table);
 }
 
-int32_t qr_token_table_find_hashed(const qr_token_table *table, uint32_t hash, const void *text, size_t len)
+void qr_token_batch_flush(qr_token_batch *batch, qr_token_table *table)
 {
-    for (size_t at = hash & table->mask; table->slots[at] != 0; at = (at + 1) & table->mask) {
-        if (table->slots[at] >> 32 != hash)
-            continue;
-        int32_t id = (int32_t)(uint32_t)table->slots[at] - 1;
-        qr_str known = qr_token_table_text(table, id);
-        if (known.len == len && same_bytes(known.data, text, len))
-            return id;
-    }
-    return -1;
+    for (size_t i = 0; i < batch->count; i++)
+        insert(table, batch->ids[i], &batch->keys[i]);
+    batch->count = 0;
+}
+
+void qr_token_table_set(qr_token_table *table, int32_t id, qr_str text)
+{
+    qr_token_batch one = {.count = 0};
+    qr_token_table_store(table, id, text);
+    qr_token_batch_add(&one, table, id);
+    qr_token_batch_flush(&one, table);
+}
+
+int32_t qr_token_table_find_key(const qr_token_table *table, const qr_word_key *key, const void *text,
+                                size_t len)
+{
+    const qr_word_slot *slot = find_slot(table, key, text, len);
+    return slot->tag != 0 ? slot->ids[0] : -1;
 }
 
 int32_t qr_token_table_find(const qr_token_table *table, const void *text, size_t len)
 {
-    return table->slots != NULL ? qr_token_table_find_hashed(table, qr_token_hash(text, len), text, len) : -1;
+    if (table->slots == NULL)
+        return -1;
+    qr_word_key key = qr_word_key_of(text, len);
+    return qr_token_table_find_key(table, &key, text, len);
 }
 
 /* GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards in order. */

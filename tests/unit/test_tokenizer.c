@@ -497,6 +497,50 @@ static void scanners_say_what_their_expressions_say(void **state)
     qr_match_data_free(match);
 }
 
+/* Mostly ASCII, where every rule of the patterns meets every other; runs are long enough to cross blocks. */
+static void random_plain_text(uint64_t *rng, qr_buf *out)
+{
+    static const char often[] = "  \n\r\t''sstlreveMDaZ1!/(\v\x7F";
+    static const char *const rare[] = {"\xC5\xBF", "\xE4\xBD\xA0", "\xC2\xA0",
+                                       "\xCC\x81", "\xD9\xA3",     "\xE2\x80\x99"};
+    uint64_t rare_one_in = 4 + qr_rng_next(rng) % 300, repeat_most = 1 + qr_rng_next(rng) % 8;
+    qr_buf_clear(out);
+    for (uint64_t n = 1 + qr_rng_next(rng) % 120; n > 0; n--) {
+        uint64_t repeat = qr_rng_next(rng) % 5 == 0 ? 1 + qr_rng_next(rng) % repeat_most : 1;
+        if (qr_rng_next(rng) % rare_one_in == 0)
+            qr_buf_append_cstr(out, rare[qr_rng_next(rng) % QR_COUNT_OF(rare)]);
+        for (char c = often[qr_rng_next(rng) % (sizeof(often) - 1)]; repeat > 0; repeat--)
+            qr_buf_append_char(out, c);
+    }
+}
+
+static void blocks_end_words_where_characters_do(void **state)
+{
+    (void)state;
+    qr_buf text = {0};
+    uint64_t rng = 7;
+    for (int i = 0; i < 60000; i++) {
+        qr_scanner_kind kind = QR_SCAN_GPT2 + (qr_scanner_kind)(i % QR_SCAN_NEMO);
+        random_plain_text(&rng, &text);
+        uint8_t *exact = qr_alloc(text.len); /* no byte behind it may be read */
+        memcpy(exact, text.data, text.len);
+        size_t ends[2 * QR_SCANNER_BATCH_MIN], found = 0;
+        for (size_t at = 0, k = 0; at < text.len; k++) {
+            if (k == found) {
+                found = qr_scanner_batch(kind, exact, at, text.len, ends, QR_COUNT_OF(ends));
+                k = 0;
+            }
+            size_t next = qr_scanner_next(kind, exact, at, text.len);
+            if (found == 0 || ends[k] != next)
+                fail_msg("scanner %d: '%s' at %zu: %zu, by blocks %zu", (int)kind, text.data, at, next,
+                         ends[k]);
+            at = next;
+        }
+        qr_free(exact);
+    }
+    qr_buf_release(&text);
+}
+
 static void expressions_that_cannot_be_served_are_refused(void **state)
 {
     (void)state;
@@ -693,6 +737,7 @@ int main(void)
         cmocka_unit_test(sentencepiece_file_is_read_and_cut_ones_are_refused),
         cmocka_unit_test(rank_file_merges_by_rank),
         cmocka_unit_test(scanners_say_what_their_expressions_say),
+        cmocka_unit_test(blocks_end_words_where_characters_do),
         cmocka_unit_test(expressions_that_cannot_be_served_are_refused),
         cmocka_unit_test(expression_that_backtracks_for_ever_meets_its_limit),
         cmocka_unit_test(long_words_take_near_linear_time),
