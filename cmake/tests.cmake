@@ -93,6 +93,11 @@ foreach(file IN LISTS files)
     endif()
 endforeach()
 
+# The server over a fake engine, which tests/e2e scripts.
+if(EXISTS ${CMAKE_SOURCE_DIR}/tests/e2e/scripted_server.c)
+    qr_test_program(scripted_server ${CMAKE_SOURCE_DIR}/tests/e2e/scripted_server.c)
+endif()
+
 # Worked examples use libquire.so and quire.h as an outsider would; programs of bench/ link like a test.
 file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/docs/examples/*.c)
 foreach(file IN LISTS files)

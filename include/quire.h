@@ -284,6 +284,8 @@ typedef struct qr_request_options {
     /* Special tokens whose text skip_special_tokens leaves in: what an output parser looks for. */
     const int32_t *kept_special_ids;
     size_t kept_special_count;
+    bool max_tokens_must_fit; /* default false: an answer ends when the context is full; true: max_tokens that the
+                               * prompt leaves no room for are refused, as vLLM's server does */
 } qr_request_options;
 QR_API void qr_request_options_init(qr_request_options *options);
 

@@ -37,7 +37,7 @@ typedef struct cli_options {
     cli_list api_keys;
     const char *api_key_file;
     bool exit_with_stdin;
-    cli_list allowed_origins;
+    cli_list allowed_origins, allowed_hosts;
 
     const char *system_prompt;
     bool raw;

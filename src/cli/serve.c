@@ -106,6 +106,8 @@ int cli_serve(cli_options *options)
     options->server.served_name_count = options->served_names.count;
     options->server.allowed_origins = options->allowed_origins.items;
     options->server.allowed_origin_count = options->allowed_origins.count;
+    options->server.allowed_hosts = options->allowed_hosts.items;
+    options->server.allowed_host_count = options->allowed_hosts.count;
     options->server.model_root = options->arguments.items[0];
     options->server.on_ready = print_ready;
     options->server.on_ready_user = &ready;

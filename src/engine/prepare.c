@@ -59,9 +59,11 @@ static qr_status encode(qr_engine *e, qr_encoder *encoder, qr_request *r, qr_err
 
 static void truncate_prompt(const qr_engine *e, qr_request *r)
 {
-    int64_t keep = r->truncate == -1 ? e->plan.max_model_len - (r->sampling.max_tokens != 0) : r->truncate;
+    int64_t answer =
+        r->must_fit && r->sampling.max_tokens > 0 ? r->sampling.max_tokens : r->sampling.max_tokens != 0;
+    int64_t keep = r->truncate == -1 ? e->plan.max_model_len - answer : r->truncate;
     int64_t count = (int64_t)r->prompt.count;
-    if (r->truncate == 0 || count <= keep)
+    if (r->truncate == 0 || count <= keep || keep < 1)
         return;
     memmove(r->prompt.data, r->prompt.data + (count - keep), (size_t)keep * sizeof(int32_t));
     r->prompt.count = (size_t)keep;
@@ -86,6 +88,13 @@ static qr_status check_prompt(const qr_engine *e, qr_request *r, qr_error *err)
         return qr_fail(err, QR_INVALID_ARGUMENT,
                        "prompt: %lld tokens: the model's maximum length of %lld leaves room for %lld",
                        (long long)count, (long long)e->plan.max_model_len, (long long)most);
+    if (r->must_fit && r->sampling.max_tokens > e->plan.max_model_len - count)
+        return qr_fail(
+            err, QR_INVALID_ARGUMENT,
+            "max_tokens: %lld is more than the %lld that the model's maximum length of %lld leaves beside "
+            "the prompt's %lld tokens",
+            (long long)r->sampling.max_tokens, (long long)(e->plan.max_model_len - count),
+            (long long)e->plan.max_model_len, (long long)count);
     qr_status status = check_ids("prompt", r->prompt.data, count, vocab, err);
     if (status == QR_OK)
         status = check_ids("output_prefix_ids", r->prefix_ids, r->prefix_count, vocab, err);

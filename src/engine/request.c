@@ -102,6 +102,7 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
     r->add_special_tokens = o->add_special_tokens;
     r->parse_special = o->parse_special;
     r->read_cache = !o->skip_reading_prefix_cache;
+    r->must_fit = o->max_tokens_must_fit;
     r->truncate = o->truncate_prompt_tokens;
     r->priority = o->priority;
     r->user = o->user;

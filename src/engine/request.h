@@ -85,7 +85,7 @@ struct qr_request {
     qr_sampling_params sampling; /* its pointers lead into the arena */
     qr_str text, chat_json;      /* the source, when it is one of these */
     bool is_text, is_chat;
-    bool add_special_tokens, parse_special, read_cache;
+    bool add_special_tokens, parse_special, read_cache, must_fit;
     int64_t truncate;
     int32_t priority;
     qr_str salt;

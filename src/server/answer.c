@@ -38,11 +38,8 @@ static const char *choice_name(qr_tool_choice choice)
     return names[choice];
 }
 
-static void choose_styles(qr_call *call)
+static void choose_styles(const qr_server *server, const qr_api_params *params, struct qr_answers *answers)
 {
-    struct qr_answers *answers = call->answers;
-    const qr_api_params *params = &call->params;
-    const qr_server *server = call->server;
     bool calls = params->tools != NULL && params->tool_choice != QR_TOOL_CHOICE_NONE;
     qr_output_parser_options *options = &answers->options;
     qr_output_parser_options_init(options);
@@ -61,10 +58,9 @@ static void choose_styles(qr_call *call)
 }
 
 /* Marks that are special tokens would not be in the text. */
-static void keep_marks(qr_call *call, const qr_output_parser *parser)
+static void keep_marks(const qr_tokenizer *tokenizer, const qr_output_parser *parser,
+                       struct qr_answers *answers)
 {
-    struct qr_answers *answers = call->answers;
-    const qr_tokenizer *tokenizer = call->server->tokenizer;
     for (size_t i = 0; answers->kept_count < QR_COUNT_OF(answers->kept_ids); i++) {
         const char *mark = qr_output_parser_mark(parser, i);
         if (mark == NULL || tokenizer == NULL)
@@ -76,39 +72,58 @@ static void keep_marks(qr_call *call, const qr_output_parser *parser)
     }
 }
 
-static bool plan(qr_call *call, qr_api_error *error)
+static bool plan(const qr_server *server, const qr_api_params *params, struct qr_answers *answers,
+                 qr_api_error *error)
 {
-    struct qr_answers *answers = call->answers;
     qr_output_parser *parser = NULL;
     qr_error err = {0};
+    choose_styles(server, params, answers);
     qr_status status = qr_output_parser_new(&answers->options, &parser, &err);
     if (status != QR_OK)
         return qr_api_fail_status(error, status, err.message);
     qr_buf_append_cstr(&answers->opening, qr_output_parser_opening(parser));
-    keep_marks(call, parser);
+    keep_marks(server->tokenizer, parser, answers);
     qr_output_parser_free(parser);
-    if (call->params.tool_choice < QR_TOOL_CHOICE_REQUIRED || answers->opening.len > 0)
+    if (params->tool_choice < QR_TOOL_CHOICE_REQUIRED || answers->opening.len > 0)
         return true;
     return qr_api_fail(
         error, 400, "not_served", "tool_choice",
-        "tool_choice: \"%s\" needs a way to call tools that this model's template does not show: start "
-        "the server with --tool-call-parser",
-        choice_name(call->params.tool_choice));
+        "tool_choice: \"%s\" needs a way to call tools that this model's template does not show: "
+        "start the server with --tool-call-parser",
+        choice_name(params->tool_choice));
+}
+
+static void answers_free(struct qr_answers *answers)
+{
+    if (answers == NULL)
+        return;
+    qr_free((void *)answers->tool_names);
+    qr_buf_release(&answers->tools_json);
+    qr_buf_release(&answers->opening);
+    qr_free(answers);
 }
 
 bool qr_answers_begin(qr_call *call, qr_api_error *error)
 {
     if (call->params.kind != QR_API_CHAT)
         return true;
-    call->answers = qr_calloc(1, sizeof(*call->answers));
-    choose_styles(call);
-    const qr_output_parser_options *options = &call->answers->options;
-    bool plain = strcmp(options->tools, "none") == 0 && strcmp(options->reasoning, "none") == 0;
-    if (plain && call->params.tool_choice < QR_TOOL_CHOICE_REQUIRED) {
-        qr_answers_release(call);
-        return true;
+    struct qr_answers *answers = call->answers = qr_calloc(1, sizeof(*answers));
+    bool fine = plan(call->server, &call->params, answers, error);
+    if (strcmp(answers->options.tools, "none") == 0 && strcmp(answers->options.reasoning, "none") == 0) {
+        answers_free(answers);
+        call->answers = NULL;
     }
-    return plan(call, error);
+    return fine;
+}
+
+bool qr_answers_opening(const qr_server *server, const qr_api_params *params, qr_buf *out,
+                        qr_api_error *error)
+{
+    struct qr_answers *answers = qr_calloc(1, sizeof(*answers));
+    bool fine = plan(server, params, answers, error);
+    qr_buf_append_str(out, qr_buf_str(&answers->opening));
+    answers_free(answers);
+    return fine;
 }
 
 static void answer_free(struct qr_answer *answer)
@@ -132,12 +147,7 @@ void qr_answers_release(qr_call *call)
         answer_free(call->choices[i].answer);
         call->choices[i].answer = NULL;
     }
-    if (call->answers == NULL)
-        return;
-    qr_free((void *)call->answers->tool_names);
-    qr_buf_release(&call->answers->tools_json);
-    qr_buf_release(&call->answers->opening);
-    qr_free(call->answers);
+    answers_free(call->answers);
     call->answers = NULL;
 }
 

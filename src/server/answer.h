@@ -36,6 +36,9 @@ struct qr_answers {
 /* Sets call->answers when the text is to be split. false: the request asks for calls that cannot be had. */
 bool qr_answers_begin(qr_call *call, qr_api_error *error);
 void qr_answers_release(qr_call *call);
+/* What the prompt of such a request ends in: appended to out. */
+bool qr_answers_opening(const qr_server *server, const qr_api_params *params, qr_buf *out,
+                        qr_api_error *error);
 
 /* Called for each piece in turn. tool: of the three TOOL kinds. */
 typedef void (*qr_answer_sink)(qr_call *call, qr_choice *choice, const qr_output_delta *piece,

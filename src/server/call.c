@@ -169,6 +169,7 @@ static void fill_options(qr_call *call, qr_call_prompt *prompt, qr_request_optio
     options->request_id = call->id;
     options->truncate_prompt_tokens = params->truncate_prompt_tokens;
     options->user = prompt;
+    options->max_tokens_must_fit = params->max_tokens_given;
     if (call->answers != NULL) {
         options->kept_special_ids = call->answers->kept_ids;
         options->kept_special_count = call->answers->kept_count;

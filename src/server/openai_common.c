@@ -613,6 +613,9 @@ static bool settle_lengths(qr_field_reader *reader)
     qr_sampling_params *sampling = &params->sampling;
     if (params->max_completion_tokens >= 0)
         sampling->max_tokens = params->max_completion_tokens;
+    const qr_json *given = qr_json_get(params->body, "max_tokens");
+    params->max_tokens_given =
+        params->max_completion_tokens >= 0 || (given != NULL && !qr_json_is(given, QR_JSON_NULL));
     if (sampling->max_tokens == 0 && !params->echo && sampling->prompt_logprobs < 0)
         return qr_api_fail(reader->error, 400, NULL, "max_tokens",
                            "max_tokens: 0 is served only with echo or prompt_logprobs");

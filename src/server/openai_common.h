@@ -41,6 +41,7 @@ typedef struct qr_api_params {
     qr_str model; /* data NULL: absent */
     qr_sampling_params sampling;
     int64_t max_completion_tokens; /* -1: absent */
+    bool max_tokens_given;         /* by the request, not by defaults */
     int32_t best_of;               /* 0: absent */
     bool stream, include_usage, continuous_usage, stream_options_given;
     bool chat_logprobs;

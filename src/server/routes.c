@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "server/hosts.h"
 #include "server/state.h"
 
 #define METHOD_GET  1u
@@ -35,6 +36,9 @@ static const route routes[] = {
     {"/v1/chat/completions", METHOD_POST, ROUTE_JSON, qr_serve_chat},
     {"/tokenize", METHOD_POST, ROUTE_JSON, qr_serve_tokenize},
     {"/detokenize", METHOD_POST, ROUTE_JSON, qr_serve_detokenize},
+    {"/apply-template", METHOD_POST, ROUTE_JSON, qr_serve_apply_template},
+    {"/v1/chat/completions/render", METHOD_POST, ROUTE_JSON, qr_serve_render_chat},
+    {"/v1/completions/render", METHOD_POST, ROUTE_JSON, qr_serve_render_completions},
     {"/health", METHOD_GET, ROUTE_OPEN | ROUTE_QUIET, qr_serve_health},
     {"/ping", METHOD_GET | METHOD_POST, ROUTE_OPEN | ROUTE_QUIET, qr_serve_health},
     {"/health_generate", METHOD_GET, ROUTE_OPEN | ROUTE_QUIET, qr_serve_health_generate},
@@ -256,6 +260,10 @@ bool qr_routes_head(void *user, qr_http_conn *conn)
     qr_server *server = user;
     const qr_http_request *request = qr_http_conn_request(conn);
     choose_id(conn, request);
+    if (!qr_host_allowed(&server->options, request->headers[QR_HEADER_HOST]))
+        return refuse(
+            conn, 403, "host_not_allowed",
+            "this Host is not served: start the server with --allowed-hosts NAME, or with an API key");
     if (handle_cors(server, conn, request))
         return false;
     int index = route_find(request->path);

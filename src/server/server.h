@@ -43,6 +43,8 @@ typedef struct qr_server_options {
     bool allow_special_in_content; /* Hugging Face's behaviour: text in messages may spell special tokens */
     const char *const *allowed_origins; /* CORS: exact origins, or "*"; none (default): CORS is off */
     size_t allowed_origin_count;
+    const char *const *allowed_hosts; /* Host names that are served besides what hosts.h says; "*": all */
+    size_t allowed_host_count;
     bool no_chat_page;   /* "/" is then 404 */
     bool handle_signals; /* default true: SIGTERM and SIGINT drain, a second one ends at once */
     bool access_log;     /* default true: a log line a request */

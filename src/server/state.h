@@ -83,6 +83,9 @@ void qr_serve_chat(qr_server *server, qr_http_conn *conn);        /* openai_chat
 void qr_serve_completions(qr_server *server, qr_http_conn *conn); /* openai_completions.c */
 void qr_serve_tokenize(qr_server *server, qr_http_conn *conn);    /* tokenize.c */
 void qr_serve_detokenize(qr_server *server, qr_http_conn *conn);
+void qr_serve_apply_template(qr_server *server, qr_http_conn *conn);
+void qr_serve_render_chat(qr_server *server, qr_http_conn *conn);
+void qr_serve_render_completions(qr_server *server, qr_http_conn *conn);
 void qr_serve_health(qr_server *server, qr_http_conn *conn); /* health.c */
 void qr_serve_health_generate(qr_server *server, qr_http_conn *conn);
 void qr_serve_metrics(qr_server *server, qr_http_conn *conn); /* prometheus.c */

@@ -1,8 +1,10 @@
-/* /tokenize (a prompt, or chat messages) and /detokenize, on the worker's thread. */
+/* What can be asked of the tokenizer and the template without the engine, on the worker's thread: /tokenize (a prompt,
+ * or chat messages), /detokenize, /apply-template (as llama-server's), and vLLM's render routes: the prompt's tokens of
+ * a request that does not run. */
 #include <stdint.h>
 
 #include "base/mem.h"
-#include "server/state.h"
+#include "server/answer.h"
 
 typedef struct tokenize_call {
     const qr_server *server;
@@ -56,29 +58,60 @@ static bool encode_prompt(tokenize_call *call, const qr_json *body, qr_api_error
     return encode(call, qr_json_string(prompt), add_special, error);
 }
 
-/* The same reader and the same template variables as /v1/chat/completions. */
-static bool encode_messages(tokenize_call *call, const qr_json *body, qr_str raw, qr_api_error *error)
+/* The prompt of a chat request: the same reader, template variables and opening of a forced call as when it runs. */
+static bool render_messages(const qr_server *server, qr_str raw, qr_api_params *params, qr_buf *prompt,
+                            qr_api_error *error)
 {
-    const qr_server *server = call->server;
-    bool add_special, fine = false;
-    if (!flag(body, "add_special_tokens", false, &add_special, error))
-        return false;
-    qr_api_params_init(&call->params, QR_API_CHAT, NULL);
-    if (qr_api_params_parse(&call->params, raw, &server->limits, error)) {
-        qr_buf request = {0};
-        qr_error err = {0};
-        char *text = NULL;
-        size_t bytes = 0;
-        qr_api_chat_json(&call->params, server->default_kwargs, server->options.allow_special_in_content,
-                         qr_str_make("", 0), &request);
+    qr_buf request = {0}, opening = {0};
+    qr_error err = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+    qr_api_params_init(params, QR_API_CHAT, NULL);
+    bool fine = qr_api_params_parse(params, raw, &server->limits, error) &&
+                qr_answers_opening(server, params, &opening, error);
+    if (fine) {
+        qr_api_chat_json(params, server->default_kwargs, server->options.allow_special_in_content,
+                         qr_buf_str(&opening), &request);
         qr_status status =
             qr_template_render(server->tokenizer, request.data, request.len, &text, &bytes, &err);
-        fine = status == QR_OK ? encode(call, qr_str_make(text, bytes), add_special, error)
-                               : qr_api_fail_status(error, status, err.message);
-        qr_string_free(text);
-        qr_buf_release(&request);
+        fine = status == QR_OK || qr_api_fail_status(error, status, err.message);
+        qr_buf_append(prompt, text, bytes);
     }
+    qr_string_free(text);
+    qr_buf_release(&request);
+    qr_buf_release(&opening);
+    return fine;
+}
+
+static bool encode_messages(tokenize_call *call, const qr_json *body, qr_str raw, qr_api_error *error)
+{
+    bool add_special;
+    qr_buf prompt = {0};
+    bool fine = flag(body, "add_special_tokens", false, &add_special, error) &&
+                render_messages(call->server, raw, &call->params, &prompt, error) &&
+                encode(call, qr_buf_str(&prompt), add_special, error);
+    qr_buf_release(&prompt);
     qr_api_params_release(&call->params);
+    return fine;
+}
+
+static bool run_apply_template(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
+{
+    qr_api_params params = {0};
+    qr_buf prompt = {0};
+    bool fine = render_messages(server, raw, &params, &prompt, error);
+    size_t len = 0;
+    for (size_t i = 0; i < prompt.len;
+         i++) /* the marker inside spelled special tokens is for the encoder only */
+        if ((unsigned char)prompt.data[i] != 0xFF)
+            prompt.data[len++] = prompt.data[i];
+    if (fine) {
+        qr_buf_append_cstr(reply, "{\"prompt\":");
+        qr_json_append_string(reply, qr_str_make(prompt.data != NULL ? prompt.data : "", len));
+        qr_buf_append_char(reply, '}');
+    }
+    qr_buf_release(&prompt);
+    qr_api_params_release(&params);
     return fine;
 }
 
@@ -127,6 +160,65 @@ static bool run_tokenize(const qr_server *server, qr_str raw, qr_buf *reply, qr_
     qr_json_free(body);
     return fine;
 }
+
+/* ---- Render ---------------------------------------------------------------------------------------- */
+
+/* One prompt as vLLM's render routes give it. */
+static void append_rendered(const tokenize_call *call, const char *prefix, size_t index, qr_buf *out)
+{
+    qr_str model = call->params.model.len > 0 ? call->params.model : qr_str_of(call->server->model_name);
+    qr_buf_printf(out, "%s{\"request_id\":\"%s-%zu\",\"model\":", index > 0 ? "," : "", prefix, index);
+    qr_json_append_string(out, model);
+    qr_buf_append_cstr(out, ",\"token_ids\":[");
+    for (size_t i = 0; i < call->count; i++)
+        qr_buf_printf(out, i == 0 ? "%d" : ",%d", call->ids[i]);
+    qr_buf_append_cstr(out, "]}");
+}
+
+static bool run_render_chat(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
+{
+    tokenize_call call = {.server = server};
+    qr_buf prompt = {0};
+    bool fine = render_messages(server, raw, &call.params, &prompt, error) &&
+                check_model(server, call.params.body, error) &&
+                encode(&call, qr_buf_str(&prompt), call.params.add_special_tokens, error);
+    if (fine)
+        append_rendered(&call, "chatcmpl-render", 0, reply);
+    qr_ids_free(call.ids);
+    qr_buf_release(&prompt);
+    qr_api_params_release(&call.params);
+    return fine;
+}
+
+static bool run_render_completions(const qr_server *server, qr_str raw, qr_buf *reply, qr_api_error *error)
+{
+    tokenize_call call = {.server = server};
+    qr_api_params_init(&call.params, QR_API_COMPLETION, NULL);
+    bool fine = qr_api_params_parse(&call.params, raw, &server->limits, error) &&
+                check_model(server, call.params.body, error);
+    qr_buf_append_char(reply, '[');
+    for (size_t i = 0; fine && i < call.params.prompt_count; i++) {
+        const qr_api_prompt *prompt = &call.params.prompts[i];
+        tokenize_call one = call;
+        one.ids = NULL;
+        if (prompt->text != NULL) {
+            fine = encode(&one, qr_str_make(prompt->text, prompt->text_bytes), call.params.add_special_tokens,
+                          error);
+        } else {
+            one.ids = (int32_t *)(uintptr_t)prompt->ids; /* borrowed */
+            one.count = prompt->id_count;
+        }
+        if (fine)
+            append_rendered(&one, "cmpl-render", i, reply);
+        if (prompt->text != NULL)
+            qr_ids_free(one.ids);
+    }
+    qr_buf_append_char(reply, ']');
+    qr_api_params_release(&call.params);
+    return fine;
+}
+
+/* ---- Back ------------------------------------------------------------------------------------------ */
 
 static bool read_token_list(const qr_server *server, const qr_json *tokens, int32_t *ids, qr_api_error *error)
 {
@@ -238,3 +330,15 @@ static void serve(qr_server *server, qr_http_conn *conn, tokenize_run run)
 void qr_serve_tokenize(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_tokenize); }
 
 void qr_serve_detokenize(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_detokenize); }
+
+void qr_serve_apply_template(qr_server *server, qr_http_conn *conn)
+{
+    serve(server, conn, run_apply_template);
+}
+
+void qr_serve_render_chat(qr_server *server, qr_http_conn *conn) { serve(server, conn, run_render_chat); }
+
+void qr_serve_render_completions(qr_server *server, qr_http_conn *conn)
+{
+    serve(server, conn, run_render_completions);
+}

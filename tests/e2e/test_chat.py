@@ -102,6 +102,35 @@ def test_chat_logprobs_spell_the_text(client):
         assert bytes(entry.bytes).decode() == entry.token
 
 
+def test_logprobs_give_the_bytes_of_half_a_character(server, client):
+    ids = server.post("/tokenize", {"prompt": "\U0001f389", "add_special_tokens": False}).json()["tokens"]
+    assert len(ids) > 1
+    spelled = b""
+    for token in ids:
+        choice = whole(client, max_tokens=1, logprobs=True, top_logprobs=1, extra_body={"allowed_token_ids": [token]}).choices[0]
+        assert bytes(choice.logprobs.content[0].bytes).decode(errors="replace") == choice.logprobs.content[0].token
+        spelled += bytes(choice.logprobs.content[0].bytes)
+    assert spelled.decode() == "\U0001f389"
+
+
+def test_max_tokens_has_to_fit_beside_the_prompt(server):
+    body = {"messages": QUESTION, "max_tokens": 10_000_000}
+    refused = server.post("/v1/chat/completions", body)
+    assert refused.status_code == 400 and "max_tokens: 10000000" in refused.json()["error"]["message"]
+    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 10_000_000}).status_code == 400
+
+
+def test_a_prompt_can_be_seen_without_running_it(server):
+    text = server.post("/apply-template", {"messages": QUESTION}).json()["prompt"]
+    assert QUESTION[0]["content"] in text and text.endswith("<|im_start|>assistant\n")
+    ids = server.post("/tokenize", {"messages": QUESTION}).json()["tokens"]
+    assert server.post("/v1/chat/completions/render", {"messages": QUESTION}).json()["token_ids"] == ids
+    reply = server.post("/v1/chat/completions", {"messages": QUESTION, "max_tokens": 1, "return_token_ids": True}).json()
+    assert reply["prompt_token_ids"] == ids
+    without = server.post("/apply-template", {"messages": QUESTION, "add_generation_prompt": False}).json()["prompt"]
+    assert text == without + "<|im_start|>assistant\n"
+
+
 def test_the_reported_seed_repeats_the_reply(server):
     body = {"messages": QUESTION, "temperature": 1.4, "max_tokens": 20}
     first = server.post("/v1/chat/completions", body)

@@ -16,9 +16,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "quire.h"
 
-#define FAKE_TOKENS_MAX   512
+#define FAKE_TOKENS_MAX   8192
 #define FAKE_REQUESTS_MAX 256
 #define FAKE_EOS          256
 #define FAKE_VOCAB        257
@@ -49,6 +50,7 @@ struct qr_request {
     char stop[64];
     int32_t prompt[4096];
     size_t prompt_count;
+    char *script; /* what it says, of its own */
     fake_sample *samples;
 };
 
@@ -60,6 +62,7 @@ struct qr_engine {
     qr_request *requests[FAKE_REQUESTS_MAX];
     _Atomic size_t capacity;     /* requests accepted at once; then QR_BUSY */
     _Atomic int step_us;         /* time of a step */
+    _Atomic int step_tokens;     /* of each sample in a step */
     _Atomic bool healthy, stuck; /* stuck: no token comes */
     _Atomic uint64_t cancels, submitted;
 };
@@ -71,9 +74,12 @@ struct qr_poller {
  * checkpoint's chat template, and what the prompt ends in. */
 static const char *fake_script, *fake_template, *fake_prompt_end;
 static size_t fake_event_bytes;
+static bool fake_echo; /* a chat request says what its last message says */
 
-static inline const char *fake_text(void)
+static inline const char *fake_text(const qr_request *request)
 {
+    if (request->script != NULL)
+        return request->script;
     if (fake_script != NULL)
         return fake_script;
     return "Once upon a time there was a small engine that could. \xC3\xA9t\xC3\xA9! ";
@@ -81,7 +87,7 @@ static inline const char *fake_text(void)
 
 static inline int32_t fake_next(const qr_request *request, int sample, size_t at)
 {
-    const char *text = fake_text();
+    const char *text = fake_text(request);
     size_t len = strlen(text);
     if (!request->ignore_eos && at >= len)
         return FAKE_EOS;
@@ -130,7 +136,8 @@ static void *fake_main(void *user)
         for (size_t i = 0; i < FAKE_REQUESTS_MAX && !engine->stuck; i++) {
             qr_request *request = engine->requests[i];
             for (int s = 0; request != NULL && s < request->n; s++)
-                fake_make(request, s);
+                for (int token = 0; token < engine->step_tokens; token++)
+                    fake_make(request, s);
             news = news || request != NULL;
         }
         pthread_mutex_unlock(&engine->mutex);
@@ -150,6 +157,7 @@ static inline qr_engine *fake_engine_new(void)
     engine->news_fd = eventfd(0, EFD_NONBLOCK);
     engine->capacity = FAKE_REQUESTS_MAX;
     engine->step_us = 200;
+    engine->step_tokens = 1;
     engine->healthy = true;
     pthread_create(&engine->thread, NULL, fake_main, engine);
     return engine;
@@ -388,6 +396,10 @@ static inline void fake_prompt(qr_request *request, const qr_request_options *op
     request->prompt_count = count < 4096 ? count : 4096;
     for (size_t i = 0; i < request->prompt_count; i++)
         request->prompt[i] = options->token_ids != NULL ? options->token_ids[i] : (unsigned char)source[i];
+    if (fake_echo && text != NULL) { /* without the answer's prefix and the template's end */
+        const char *end = fake_prompt_end != NULL ? strstr(text, fake_prompt_end) : NULL;
+        request->script = end != NULL ? strndup(text, (size_t)(end - text)) : strdup(text);
+    }
     request->failed = source != NULL && bytes >= 4 && memcmp(source, "fail", 4) == 0;
     free(text);
 }
@@ -448,6 +460,7 @@ void qr_request_release(qr_request *request)
     }
     pthread_mutex_unlock(&engine->mutex);
     free(request->samples);
+    free(request->script);
     free(request);
 }
 
@@ -466,9 +479,8 @@ static inline bool fake_event(qr_request *request, int index, qr_event *event)
     }
     /* Whole characters only, as the engine promises. */
     size_t ready = sample->made;
-    while (sample->finish == QR_FINISH_NONE && ready > sample->seen &&
-           (unsigned char)sample->text[ready - 1] >= 0xC0)
-        ready--;
+    if (sample->finish == QR_FINISH_NONE)
+        ready = sample->seen + qr_utf8_complete_prefix(sample->text + sample->seen, ready - sample->seen);
     if (fake_event_bytes > 0 && ready > sample->seen + fake_event_bytes) {
         ready = sample->seen + fake_event_bytes;
         while (((unsigned char)sample->text[ready] & 0xC0) == 0x80)

@@ -37,6 +37,9 @@ static void rig_options(qr_server_options *options)
     static const char *const names[] = {"fake", "org/alias"};
     options->served_names = names;
     options->served_name_count = 2;
+    static const char *const hosts[] = {"*"};
+    options->allowed_hosts = hosts;
+    options->allowed_host_count = 1;
 }
 
 static void rig_start(rig *r, const qr_server_options *options)
@@ -138,7 +141,7 @@ static inline char *rig_request(const rig *r, const char *method, const char *pa
     return reply;
 }
 
-static int rig_status(const char *reply)
+static inline int rig_status(const char *reply)
 {
     return strncmp(reply, "HTTP/1.1 ", 9) == 0 ? atoi(reply + 9) : -1;
 }

@@ -333,6 +333,20 @@ static void a_wrong_prompt_ends_with_its_reason(void **state)
     options.max_model_len = 32;
     rig_open(&r, model, &options);
     expect_error(&r, rig_job_of(prompt, PROMPT, 4), "maximum length of 32");
+    rig_job fit = rig_job_of(prompt, 20, 13);
+    fit.options.max_tokens_must_fit = true;
+    expect_error(&r, fit, "max_tokens: 13 is more than the 12 that the model's maximum length of 32 leaves");
+    fit = rig_job_of(prompt, 20, 12);
+    fit.options.max_tokens_must_fit = true;
+    rig_run(&r, &fit, 1);
+    assert_int_equal(fit.out[0].finish, QR_FINISH_LENGTH);
+    rig_free(&fit, 1);
+    fit = rig_job_of(prompt, PROMPT, 4); /* what is cut to fit leaves room for the answer */
+    fit.options.max_tokens_must_fit = true;
+    fit.options.truncate_prompt_tokens = -1;
+    rig_run(&r, &fit, 1);
+    assert_int_equal(fit.out[0].finish, QR_FINISH_LENGTH);
+    rig_free(&fit, 1);
     int32_t ids[3] = {5, 128, 6};
     expect_error(&r, rig_job_of(ids, 3, 4), "id 128 at 1");
     ids[1] = -1;

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "server/hosts.h"
 #include "server_rig.h"
 
 #define CHAT "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
@@ -603,6 +604,64 @@ static void options_out_of_range_are_named(void **state)
     (void)state;
 }
 
+static void expect_host(const qr_server_options *options, const char *host, bool allowed)
+{
+    if (qr_host_allowed(options, qr_str_of(host)) != allowed)
+        fail_msg("%s listening on %s: wanted %d", host, options->host, allowed);
+}
+
+static void a_host_that_dns_may_have_rebound_is_refused(void **state)
+{
+    static const char *const own[] = {"localhost",   "LOCALHOST:8000", "localhost.:80",
+                                      "a.localhost", "127.0.0.1:8000", "[::1]:8000",
+                                      "192.168.1.7", "[fe80::1]",      ""};
+    static const char *const others[] = {"evil.example",
+                                         "evil.example:8000",
+                                         "localhost.evil.example",
+                                         "127.0.0.1.evil.example",
+                                         "[evil]",
+                                         ":80",
+                                         "[",
+                                         "notlocalhost"};
+    static const char *const listed[] = {"llm.example", ".inner.example"}, *const all[] = {"*"};
+    qr_server_options options;
+    (void)state;
+    qr_server_options_init(&options);
+    for (size_t i = 0; i < QR_COUNT_OF(own); i++)
+        expect_host(&options, own[i], true);
+    for (size_t i = 0; i < QR_COUNT_OF(others); i++)
+        expect_host(&options, others[i], false);
+    options.allowed_hosts = listed;
+    options.allowed_host_count = 2;
+    expect_host(&options, "LLM.example:443", true);
+    expect_host(&options, "a.inner.example", true);
+    expect_host(&options, "inner.example", true);
+    expect_host(&options, "sub.llm.example", false);
+    expect_host(&options, "xinner.example", false);
+    options.host = "0.0.0.0"; /* a list counts wherever the server listens */
+    expect_host(&options, "evil.example", false);
+    options.allowed_hosts = all;
+    options.allowed_host_count = 1;
+    expect_host(&options, "evil.example", true);
+    options.allowed_host_count = 0; /* who reaches it by the network calls it by any name */
+    expect_host(&options, "evil.example", true);
+    options.host = "::1";
+    expect_host(&options, "evil.example", false);
+    static const char *const key[] = {"k"};
+    options.api_keys = key;
+    options.api_key_count = 1;
+    expect_host(&options, "evil.example", true);
+
+    rig r;
+    rig_options(&options);
+    options.allowed_host_count = 0;
+    rig_start(&r, &options);
+    expect_status(&r, "GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403);
+    expect_status(&r, "GET /health HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n", 200);
+    expect_status(&r, "GET /health HTTP/1.0\r\n\r\n", 200);
+    rig_stop(&r);
+}
+
 int main(void)
 {
     (void)signal(SIGPIPE, SIG_IGN);
@@ -626,6 +685,7 @@ int main(void)
         cmocka_unit_test(cors_is_off_unless_an_origin_is_allowed),
         cmocka_unit_test(a_taken_port_is_refused_by_name),
         cmocka_unit_test(options_out_of_range_are_named),
+        cmocka_unit_test(a_host_that_dns_may_have_rebound_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -321,6 +321,39 @@ static void shapes_of_a_call_are_openais(void **state)
     stop(&r);
 }
 
+static void ask(rig *r, const char *path, const char *body, int status, const char *want)
+{
+    char *reply = rig_request(r, "POST", path, "", body);
+    if (rig_status(reply) != status || strstr(rig_body(reply), want) == NULL)
+        fail_msg("%s %s\nwanted %d %s\ngot %s", path, body, status, want, reply);
+    free(reply);
+}
+
+/* The routes that show a prompt show the one that would run, the opening of a forced call included. */
+static void prompts_can_be_looked_at(void **state)
+{
+    rig r;
+    (void)state;
+    start(&r, HERMES, NULL, NULL);
+    fake_prompt_end = "#";
+#define HI "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+    ask(&r, "/apply-template", HI "}", 200, "{\"prompt\":\"hi#\"}");
+    ask(&r, "/apply-template", HI "," TOOLS ",\"tool_choice\":\"required\"}", 200,
+        "{\"prompt\":\"hi#<tool_call>\\n{\\\"name\\\": \\\"\"}");
+    ask(&r, "/tokenize", HI "}", 200, "{\"count\":3,\"max_model_len\":4096,\"tokens\":[104,105,35],");
+    ask(&r, "/v1/chat/completions/render", HI ",\"model\":\"fake\"}", 200,
+        "\"model\":\"fake\",\"token_ids\":[104,105,35]}");
+    ask(&r, "/v1/completions/render", "{\"prompt\":[\"a\",\"bc\"]}", 200, "\"token_ids\":[98,99]}]");
+    ask(&r, "/v1/completions/render", "{\"prompt\":[7,8]}", 200, "\"token_ids\":[7,8]}]");
+    ask(&r, "/apply-template", "{}", 400, "messages is missing");
+    ask(&r, "/apply-template", "[]", 400, "not a JSON object");
+    ask(&r, "/v1/chat/completions/render", HI ",\"model\":\"other\"}", 404, "model_not_found");
+    ask(&r, "/v1/completions/render", "{\"prompt\":[-1]}", 400, "prompt");
+    ask(&r, "/tokenize", HI "," TOOLS ",\"tool_choice\":7}", 400, "tool_choice");
+#undef HI
+    stop(&r);
+}
+
 static void an_unknown_parser_is_refused_at_the_start(void **state)
 {
     (void)state;
@@ -344,6 +377,7 @@ int main(void)
         cmocka_unit_test(a_forced_choice_opens_the_call),
         cmocka_unit_test(a_cut_call_says_length_and_logprobs_go_along),
         cmocka_unit_test(shapes_of_a_call_are_openais),
+        cmocka_unit_test(prompts_can_be_looked_at),
         cmocka_unit_test(an_unknown_parser_is_refused_at_the_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
