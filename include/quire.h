@@ -134,6 +134,7 @@ QR_API qr_status qr_template_render(const qr_tokenizer *tokenizer, const char *r
 
 typedef struct qr_model qr_model; /* immutable once open; any thread; outlives its engines */
 
+struct qr_engine_options;
 typedef struct qr_model_options {
     size_t size;
     const char *path;   /* a Hugging Face folder or a .gguf file */
@@ -146,6 +147,9 @@ typedef struct qr_model_options {
     uint64_t dummy_seed;
     qr_progress_fn progress; /* called from the calling thread while loading; may be NULL */
     void *progress_user;
+    /* When given, the memory plan of such an engine is made and logged before any weight is read, and one that cannot
+     * fit is refused (QR_OUT_OF_MEMORY, with the numbers). */
+    const struct qr_engine_options *engine_options;
 } qr_model_options;
 QR_API void qr_model_options_init(qr_model_options *options);
 
@@ -166,7 +170,6 @@ QR_API const char *qr_model_generation_config(const qr_model *model);
  * fingerprints give equal tokens. Borrowed. */
 QR_API const char *qr_model_fingerprint(const qr_model *model);
 
-struct qr_engine_options;
 /* Describes a checkpoint without loading its weights, as a JSON object: architecture, parameters, formats
  * (tensors and bytes of each), config, tokenizer, memory plan (weights mapped and copied, KV bytes a token,
  * blocks that fit, scratch). engine_options may be NULL. *json is freed by qr_string_free.
@@ -188,7 +191,8 @@ typedef struct qr_engine_options {
     int32_t block_size;               /* tokens in a KV block; 0: the backend's (CPU: 16) */
     const char *kv_cache_dtype; /* "auto" (default), "float32", "float16", "bfloat16" */
     uint64_t
-        kv_cache_memory_bytes; /* 0: a quarter of the memory available, at most what max_num_seqs full contexts need */
+        kv_cache_memory_bytes; /* 0: a quarter of the memory available, at most what max_num_seqs full contexts need;
+                                * on a GPU all that gpu_memory_utilization leaves */
     int32_t num_kv_blocks;      /* 0: from the bytes; else exactly this many (tests of preemption) */
     bool enable_prefix_caching; /* default true */
     bool priority_scheduling;  /* default false: first come, first served; true: lower priority value first */
@@ -198,6 +202,11 @@ typedef struct qr_engine_options {
     int32_t max_waiting;       /* sequences (prompts x n) accepted and not yet scheduled; 0: 4096 */
     uint64_t output_bytes_max; /* memory that the outputs of all live requests may come to; 0: 1 GiB */
     int32_t text_threads;      /* tokenise and template; 0: 1 */
+    double
+        gpu_memory_utilization; /* of a GPU's memory, most that all of this process may hold; 0: 0.92. Not with
+                                    * kv_cache_memory_bytes or num_kv_blocks */
+    const char *
+        async_scheduling; /* plan a step while the one before runs: "auto" (default: on a GPU), "on", "off" */
 } qr_engine_options;
 QR_API void qr_engine_options_init(qr_engine_options *options);
 
@@ -398,6 +407,8 @@ typedef struct qr_engine_stats {
     /* By the device's own clock, where it has one (a GPU), else 0: in steps' first to last kernel, and between the
      * last kernel of a step and the first of the next while there was work. */
     uint64_t device_busy_ns_total, device_idle_ns_total;
+    uint64_t
+        roof_ns_total; /* what the steps would have taken at the device's measured limits; 0: not measured */
 } qr_engine_stats;
 QR_API void qr_engine_get_stats(const qr_engine *engine, qr_engine_stats *stats); /* any thread */
 

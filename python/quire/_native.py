@@ -72,6 +72,8 @@ class EngineOptions(c.Structure):
         ("max_waiting", c.c_int32),
         ("output_bytes_max", c.c_uint64),
         ("text_threads", c.c_int32),
+        ("gpu_memory_utilization", c.c_double),
+        ("async_scheduling", c.c_char_p),
     ]
 
 
@@ -199,6 +201,7 @@ class EngineStats(c.Structure):
         ("engine_heap_allocations", c.c_uint64),
         ("device_busy_ns_total", c.c_uint64),
         ("device_idle_ns_total", c.c_uint64),
+        ("roof_ns_total", c.c_uint64),
     ]
 
 

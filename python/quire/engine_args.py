@@ -72,6 +72,7 @@ class EngineArgs:
         o.long_prefill_token_threshold = self.long_prefill_token_threshold
         o.kv_cache_dtype = self.kv_cache_dtype.encode()
         o.kv_cache_memory_bytes = self.kv_cache_memory_bytes or 0
+        o.gpu_memory_utilization = self.gpu_memory_utilization
         o.num_kv_blocks = self.num_gpu_blocks_override or 0
         o.enable_prefix_caching = self.enable_prefix_caching
         o.priority_scheduling = self.scheduling_policy == "priority"

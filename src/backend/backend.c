@@ -63,9 +63,16 @@ int32_t qr_device_block_size(const qr_device *device) { return device->backend->
 int32_t qr_device_batched_tokens(const qr_device *device) { return device->backend->batched_tokens; }
 bool qr_device_owns_memory(const qr_device *device) { return device->backend->own_memory; }
 int32_t qr_device_logit_rows(const qr_device *device) { return device->backend->logit_rows; }
-uint64_t qr_device_memory_available(const qr_device *device)
+uint64_t qr_device_memory_available(const qr_device *device, double share)
 {
-    return device->backend->memory_available(device);
+    return device->backend->memory_available(device, share);
+}
+
+void qr_device_rates(qr_device *device, double *read_bytes, double *flops)
+{
+    *read_bytes = *flops = 0;
+    if (device->backend->rates != NULL)
+        device->backend->rates(device, read_bytes, flops);
 }
 
 int qr_device_host_threads(const qr_device *device)
@@ -126,6 +133,11 @@ qr_status qr_rope_prepare(qr_device *device, qr_rope_table *table, int64_t posit
 {
     QR_ASSERT(table->rotary_dim > 0 && table->rotary_dim % 2 == 0 && positions > 0);
     return device->backend->rope_prepare(device, table, positions, err);
+}
+
+size_t qr_rope_bytes(const qr_device *device, const qr_rope_table *table, int64_t positions)
+{
+    return device->backend->rope_bytes != NULL ? device->backend->rope_bytes(table, positions) : 0;
 }
 
 void qr_rope_release(qr_device *device, qr_rope_table *table)

@@ -25,7 +25,8 @@ typedef struct qr_backend {
     const char *name; /* "cpu" */
     qr_status (*open)(const qr_device_options *options, qr_device **out, qr_error *err);
     void (*close)(qr_device *device);
-    uint64_t (*memory_available)(const qr_device *device);
+    uint64_t (*memory_available)(const qr_device *device, double share); /* qr_device_memory_available */
+    void (*rates)(qr_device *, double *read_bytes, double *flops); /* qr_device_rates; NULL: not measured */
     qr_status (*limits)(qr_device *, bool refresh, char **json, qr_error *); /* qr_bench_limits */
     int32_t block_size, batched_tokens;
     qr_dtype
@@ -57,7 +58,12 @@ typedef struct qr_backend {
     void (*step_begin)(qr_device *, qr_kv *, const qr_batch *);
     /* What the step's ops had to move and do (ops.h), told just before step_end; NULL: it does not ask. */
     void (*step_work)(qr_device *, uint64_t bytes, uint64_t flops);
+    /* Hands over what is left of the step. A backend with step_wait has not finished then: the next step may be made
+     * behind it, and so far only that one; step_wait waits for the step before. Without it step_end waits itself. */
     qr_status (*step_end)(qr_device *, qr_error *);
+    qr_status (*step_wait)(qr_device *, qr_error *);
+    /* Of the step last waited for, by the device's clock; NULL: it has none. */
+    void (*step_times)(const qr_device *, uint64_t *begin_ns, uint64_t *end_ns);
 
     void (*embed)(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);
     void (*rmsnorm)(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor y);
@@ -71,6 +77,7 @@ typedef struct qr_backend {
     void (*head_norm)(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
     qr_status (*rope_prepare)(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
     void (*rope_release)(qr_device *, qr_rope_table *);
+    size_t (*rope_bytes)(const qr_rope_table *, int64_t positions); /* NULL: as good as none */
     void (*rope)(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
     void (*kv_store)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
     size_t (*attention_scratch_bytes)(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);

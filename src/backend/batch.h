@@ -23,9 +23,11 @@ typedef struct qr_kv_spec {
 typedef struct qr_batch {
     int32_t n_tokens; /* rows, > 0 */
     int32_t n_seqs;
-    const int32_t *token_ids;   /* [n_tokens] */
-    const int32_t *positions;   /* [n_tokens] absolute */
-    const int32_t *source_row;  /* [n_tokens] -1: the id stands in token_ids (the one legal value today) */
+    const int32_t *token_ids; /* [n_tokens] */
+    const int32_t *positions; /* [n_tokens] absolute */
+    const int32_t
+        *source_row; /* [n_tokens] -1: the id stands in token_ids; else it is what the step before draws
+                                 * for this logit row of its own (backends with step_wait). NULL: all -1 */
     const int32_t *seq_of_row;  /* [n_tokens] */
     const int32_t *seq_start;   /* [n_seqs + 1] first row of each sequence */
     const int32_t *context_len; /* [n_seqs] tokens whose KV is there after this step: last position + 1 */

@@ -93,7 +93,7 @@ void qr_ops_begin(qr_ops *ops, const qr_batch *batch)
     ops->backend->step_begin(ops->device, ops->kv, batch);
 }
 
-qr_status qr_ops_end(qr_ops *ops, qr_error *err)
+qr_status qr_ops_launch(qr_ops *ops, qr_error *err)
 {
     QR_ASSERT(ops->batch != NULL);
     ops->batch = NULL;
@@ -102,6 +102,28 @@ qr_status qr_ops_end(qr_ops *ops, qr_error *err)
     if (ops->backend->step_work != NULL)
         ops->backend->step_work(ops->device, ops->bytes, ops->flops);
     return ops->backend->step_end(ops->device, err);
+}
+
+qr_status qr_ops_wait(qr_ops *ops, qr_error *err)
+{
+    bool done = ops->planning || ops->backend->step_wait == NULL;
+    return done ? QR_OK : ops->backend->step_wait(ops->device, err);
+}
+
+qr_status qr_ops_end(qr_ops *ops, qr_error *err)
+{
+    qr_status launched = qr_ops_launch(ops, err);
+    qr_status waited = qr_ops_wait(ops, launched == QR_OK ? err : NULL);
+    return launched != QR_OK ? launched : waited;
+}
+
+bool qr_device_runs_ahead(const qr_device *device) { return device->backend->step_wait != NULL; }
+
+void qr_ops_times(const qr_ops *ops, uint64_t *begin_ns, uint64_t *end_ns)
+{
+    *begin_ns = *end_ns = 0;
+    if (ops->backend->step_times != NULL)
+        ops->backend->step_times(ops->device, begin_ns, end_ns);
 }
 
 const qr_batch *qr_ops_batch(const qr_ops *ops) { return ops->batch; }

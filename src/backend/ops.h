@@ -34,7 +34,11 @@ void qr_device_close(qr_device *device);
 const char *qr_device_name(const qr_device *device); /* "cpu" */
 const char *qr_device_describe(
     const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */
-uint64_t qr_device_memory_available(const qr_device *device);
+/* What may be taken now: of a device's own memory `share` of all of it, less what is taken already (by anyone). */
+uint64_t qr_device_memory_available(const qr_device *device, double share);
+/* Bytes a second that it can read and BF16 operations that it can do, measured (at the first call; takes 1 GiB for as
+ * long); 0: not measured. */
+void qr_device_rates(qr_device *device, double *read_bytes, double *flops);
 int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
 int32_t qr_device_batched_tokens(
     const qr_device *device);                          /* a good token budget for a step: 512 on the CPU */
@@ -90,6 +94,13 @@ size_t qr_ops_scratch_peak(const qr_ops *ops);
 
 void qr_ops_begin(qr_ops *ops, const qr_batch *batch); /* a step; scratch empty again */
 qr_status qr_ops_end(qr_ops *ops, qr_error *err);      /* waits for the device; QR_DEVICE_FAILED */
+/* qr_ops_end in two halves, so that the host can make the next step while the device runs this one: begin 1, launch 1,
+ * begin 2, launch 2, wait 1, begin 3, ... On a device that does not run ahead, launch does all of it. */
+qr_status qr_ops_launch(qr_ops *ops, qr_error *err);
+qr_status qr_ops_wait(qr_ops *ops, qr_error *err);
+bool qr_device_runs_ahead(const qr_device *device);
+/* When the step last waited for began and ended, by the device's clock; 0 where it has none. */
+void qr_ops_times(const qr_ops *ops, uint64_t *begin_ns, uint64_t *end_ns);
 const qr_batch *qr_ops_batch(const qr_ops *ops);
 
 /* Scratch is a stack: release what was taken since the mark (a layer's temporaries). */
@@ -138,6 +149,8 @@ typedef struct qr_rope_table {
  * Errors: QR_OUT_OF_MEMORY. */
 qr_status qr_rope_prepare(qr_device *device, qr_rope_table *table, int64_t positions, qr_error *err);
 void qr_rope_release(qr_device *device, qr_rope_table *table);
+/* What prepare takes of the device's memory. */
+size_t qr_rope_bytes(const qr_device *device, const qr_rope_table *table, int64_t positions);
 void qr_op_rope(qr_ops *ops, qr_tensor x, int32_t head_dim, const qr_rope_table *table);
 /* Writes k, v [T, n_kv_heads * head_dim] of the batch's rows into the layer's pages. */
 void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v);
@@ -162,7 +175,7 @@ bool qr_device_draws(const qr_device *device, int32_t vocab);
  * nothing of the host before its end (and may be replayed from a recording). */
 void qr_ops_promise_draws(qr_ops *ops);
 /* Draws for rows [first, first + count) of the batch's logit rows, whose hidden states are x (x may have more rows:
- * what fills a batch up). Results are there after qr_ops_end, until the next qr_ops_begin. */
+ * what fills a batch up). Results are there after qr_ops_end or qr_ops_wait, until the next of these. */
 void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first,
                 int32_t count);
 int32_t qr_ops_drawn(const qr_ops *ops, int32_t row);             /* -1: no finite logit */

@@ -30,6 +30,7 @@ typedef struct cli_options {
     qr_hub_options hub;
 
     bool no_prefix_caching;
+    float gpu_memory_utilization;
     const char *scheduling_policy;
     const char *deterministic;
     const char *chat_template; /* a file, or the template itself */

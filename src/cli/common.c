@@ -107,6 +107,7 @@ qr_status cli_model_open(cli_options *options, qr_model **model, qr_error *err)
     model_options.path = path;
     model_options.progress = cli_progress_bar;
     model_options.progress_user = (void *)(uintptr_t) "loading";
+    model_options.engine_options = &options->engine;
     status = qr_model_open(&model_options, model, err);
     qr_string_free(path);
     if (status != QR_OK)

@@ -354,6 +354,7 @@ static const char *config_file_of(int argc, char **argv)
 static qr_status finish(cli_options *options, qr_error *err)
 {
     options->engine.enable_prefix_caching = !options->no_prefix_caching;
+    options->engine.gpu_memory_utilization = (double)options->gpu_memory_utilization;
     const char *policy = options->scheduling_policy;
     if (policy != NULL && strcmp(policy, "fcfs") != 0 && strcmp(policy, "priority") != 0)
         return qr_fail(err, QR_INVALID_ARGUMENT,

@@ -48,18 +48,18 @@ static void engine_reap(qr_engine *e)
 
 /* ---- Opening and closing ---- */
 
-/* The step arena takes its largest step at once, so that no step takes heap memory. */
-static void step_arena_init(qr_engine *e)
+/* The arena of a step takes the largest step at once, so that no step takes heap memory. */
+static void step_arena_init(const qr_engine *e, qr_arena *arena)
 {
     const qr_engine_options *o = &e->plan.options;
     size_t tokens = (size_t)o->max_num_batched_tokens, seqs = (size_t)o->max_num_seqs;
     size_t stride = (size_t)(e->plan.max_model_len / o->block_size) + 1;
-    size_t bytes = tokens * (6 * sizeof(int32_t) + sizeof(qr_logit_job)) +
+    size_t bytes = tokens * (8 * sizeof(int32_t) + sizeof(qr_draw) + sizeof(qr_logit_job)) +
                    seqs * (3 * sizeof(qr_plan_item) + 32) +
                    (size_t)e->plan.scheduler.n_groups * seqs * stride * sizeof(int32_t) + 4096;
-    qr_arena_init(&e->step_arena, bytes);
-    qr_arena_alloc(&e->step_arena, bytes - 1024);
-    qr_arena_reset(&e->step_arena);
+    qr_arena_init(arena, bytes);
+    qr_arena_alloc(arena, bytes - 1024);
+    qr_arena_reset(arena);
 }
 
 static void write_config_label(qr_engine *e)
@@ -87,17 +87,6 @@ static qr_status start_threads(qr_engine *e, qr_error *err)
     return QR_OK;
 }
 
-static void log_plan(const qr_engine_plan *p)
-{
-    qr_log(QR_LOG_INFO, "engine_open",
-           "max_model_len=%lld kv_blocks=%d block_size=%d kv_dtype=%s kv_bytes=%" PRIu64
-           " scratch_bytes=%" PRIu64 " weights_mapped_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64
-           " max_num_seqs=%d max_num_batched_tokens=%d",
-           (long long)p->max_model_len, p->scheduler.n_blocks, p->options.block_size,
-           qr_dtype_name(p->runner.kv_dtype), p->kv_bytes, p->scratch_bytes, p->weights.mapped_bytes,
-           p->weights.copied_bytes, p->options.max_num_seqs, p->options.max_num_batched_tokens);
-}
-
 qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_engine **out, qr_error *err)
 {
     qr_engine_plan plan;
@@ -123,15 +112,21 @@ qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_e
     qr_metrics_publish(&e->metrics);
     e->scheduler = qr_scheduler_new(&plan.scheduler);
     e->root = e->scheduler->root;
-    step_arena_init(e);
+    qr_device_rates(model->device, &e->read_rate, &e->flop_rate); /* before KV takes the memory */
     status = qr_runner_new(model->net, model->device, &plan.runner, &e->runner, err);
-    if (status == QR_OK)
+    if (status == QR_OK) {
+        e->ahead = plan.options.async_scheduling != NULL && strcmp(plan.options.async_scheduling, "auto") != 0
+                       ? strcmp(plan.options.async_scheduling, "on") == 0
+                       : qr_runner_runs_ahead(e->runner);
+        for (int i = 0; i < (e->ahead ? 2 : 1); i++)
+            step_arena_init(e, &e->flights[i].arena);
         status = start_threads(e, err);
+    }
     if (status != QR_OK) {
         qr_engine_close(e);
         return status;
     }
-    log_plan(&plan);
+    qr_engine_plan_log(&plan, "engine_open", qr_device_describe(model->device));
     *out = e;
     return QR_OK;
 }
@@ -156,7 +151,8 @@ void qr_engine_close(qr_engine *e)
     engine_reap(e);
     qr_runner_free(e->runner);
     qr_scheduler_free(e->scheduler);
-    qr_arena_release(&e->step_arena);
+    for (size_t i = 0; i < QR_COUNT_OF(e->flights); i++)
+        qr_arena_release(&e->flights[i].arena);
     qr_metrics_release(&e->metrics);
     qr_queue_release(&e->text_queue);
     pthread_mutex_destroy(&e->stats_mutex);

@@ -44,21 +44,39 @@ static void add_prompt_jobs(const qr_plan *plan, int32_t index, int32_t first_ro
 }
 
 static void add_sample_job(const qr_plan *plan, int32_t index, int32_t row, qr_logit_job *jobs, int32_t *rows,
-                           int32_t *count)
+                           int32_t *made)
 {
-    const qr_output *output = qr_output_of(plan->items[index].seq);
+    const qr_plan_item *item = &plan->items[index];
+    const qr_output *output = qr_output_of(item->seq);
     const qr_request *request = output->request;
-    int64_t done = qr_output_count(output);
-    rows[*count] = row;
-    jobs[(*count)++] = (qr_logit_job){
-        .item = index,
-        .samples = true,
-        .input = {.params = &request->params,
-                  .ids = output->seq.ids,
-                  .prompt_count = output->seq.prompt_count,
-                  .count = output->seq.committed,
-                  .sample = (uint32_t)output->seq.sample},
-        .logprobs = output->logprobs != NULL ? output->logprobs + done * request->columns : NULL};
+    int64_t count = item->start + item->count; /* tokens before the one that is sampled */
+    item->seq->draw_row = *made;
+    rows[*made] = row;
+    jobs[(*made)++] = (qr_logit_job){.item = index,
+                                     .samples = true,
+                                     .input = {.params = &request->params,
+                                               .ids = output->seq.ids,
+                                               .prompt_count = output->seq.prompt_count,
+                                               .count = count,
+                                               .sample = (uint32_t)output->seq.sample},
+                                     .logprobs = output->logprobs != NULL
+                                                     ? output->logprobs + (count - output->seq.prompt_count) *
+                                                                              request->columns
+                                                     : NULL};
+}
+
+/* Ids, positions and sources of an item's rows. The last token may be one that the step in flight samples. */
+static void fill_rows(const qr_plan_item *item, int32_t index, int32_t *ids, int32_t *positions,
+                      int32_t *source, int32_t *seq_of)
+{
+    const qr_sequence *seq = item->seq;
+    for (int32_t r = 0; r < item->count; r++) {
+        bool known = item->start + r < seq->committed;
+        ids[r] = known ? seq->ids[item->start + r] : 0;
+        source[r] = known ? -1 : seq->draw_row;
+        positions[r] = (int32_t)item->start + r;
+        seq_of[r] = index;
+    }
 }
 
 static void copy_tables(const qr_plan *plan, const qr_kv_space *kv, qr_batch *flat, qr_arena *arena)
@@ -95,12 +113,7 @@ const qr_step_batch *qr_batch_build(const qr_plan *plan, const qr_kv_space *kv, 
         const qr_plan_item *item = &plan->items[i];
         start[i] = row;
         context[i] = (int32_t)(item->start + item->count);
-        memcpy(ids + row, item->seq->ids + item->start, (size_t)item->count * sizeof(int32_t));
-        for (int32_t r = 0; r < item->count; r++) {
-            positions[row + r] = (int32_t)item->start + r;
-            source[row + r] = -1;
-            seq_of[row + r] = i;
-        }
+        fill_rows(item, i, ids + row, positions + row, source + row, seq_of + row);
         add_prompt_jobs(plan, i, row, jobs, logit_rows, &jobs_made);
         row += item->count;
         if (item->samples)

@@ -268,6 +268,27 @@ static void engine_commit(qr_engine *e, const qr_plan *plan, const qr_step_resul
     qr_metrics_observe(&e->metrics, QR_METRIC_ITERATION_TOKENS, plan->token_count);
 }
 
+/* Time by the host's clock, without what two steps overlap; and by the device's. */
+static void engine_measure(qr_engine *e, const qr_flight *flight)
+{
+    const qr_step_result *r = &flight->result;
+    uint64_t now = qr_clock_ns();
+    uint64_t took = now - QR_MAX(flight->begin_ns, e->landed_ns);
+    e->stats.step_ns_total += took;
+    e->landed_ns = now;
+    if (e->read_rate > 0 && e->flop_rate > 0) {
+        double roof = QR_MAX((double)r->bytes / e->read_rate, (double)r->flops / e->flop_rate);
+        e->stats.roof_ns_total += (uint64_t)(1e9 * roof);
+        qr_metrics_set(&e->metrics, QR_METRIC_ROOF_SHARE, 1e9 * roof / (double)took);
+    }
+    if (r->device_end_ns <= r->device_begin_ns)
+        return;
+    e->stats.device_busy_ns_total += r->device_end_ns - r->device_begin_ns;
+    if (e->device_end_ns != 0 && r->device_begin_ns > e->device_end_ns)
+        e->stats.device_idle_ns_total += r->device_begin_ns - e->device_end_ns;
+    e->device_end_ns = r->device_end_ns;
+}
+
 /* ---- Publish ---- */
 
 static void publish_request(qr_engine *e, qr_request *r)
@@ -316,6 +337,10 @@ static void publish_stats(qr_engine *e)
     qr_metrics_set(m, QR_METRIC_GENERATION_TOKENS, (double)stats->generation_tokens);
     qr_metrics_set(m, QR_METRIC_FLOPS, (double)stats->flops_total);
     qr_metrics_set(m, QR_METRIC_READ_BYTES, (double)stats->bytes_moved_total);
+    qr_metrics_set(m, QR_METRIC_STEP_SECONDS, (double)stats->step_ns_total * 1e-9);
+    qr_metrics_set(m, QR_METRIC_ROOF_SECONDS, (double)stats->roof_ns_total * 1e-9);
+    qr_metrics_set(m, QR_METRIC_DEVICE_BUSY, (double)stats->device_busy_ns_total * 1e-9);
+    qr_metrics_set(m, QR_METRIC_DEVICE_IDLE, (double)stats->device_idle_ns_total * 1e-9);
     qr_metrics_publish(m);
     pthread_mutex_lock(&e->stats_mutex);
     e->public_stats = *stats;
@@ -348,11 +373,55 @@ static void engine_publish(qr_engine *e)
 
 static void engine_wait_for_work(qr_engine *e)
 {
+    e->device_end_ns = 0;
     atomic_store(&e->idle, true);
     atomic_store(&e->sleeping, true);
     while (atomic_load(&e->signal) == e->seen_signal && !atomic_load(&e->closing))
         syscall(SYS_futex, (uint32_t *)(void *)&e->signal, FUTEX_WAIT_PRIVATE, e->seen_signal, NULL, NULL, 0);
     atomic_store(&e->sleeping, false);
+}
+
+/* Nothing to plan and nothing under way. */
+static void engine_rest(qr_engine *e)
+{
+    QR_ASSERT(e->scheduler->running_count == 0 && e->scheduler->waiting_count == 0);
+    engine_publish(e); /* the inbox may have ended requests: cancelled, refused */
+    engine_wait_for_work(e);
+}
+
+/* Plans into the flight; false: there is nothing to do. */
+static bool engine_plan(qr_engine *e, qr_flight *flight)
+{
+    qr_arena_reset(&flight->arena);
+    engine_drain_inbox(e);
+    flight->plan = qr_scheduler_plan(e->scheduler, &flight->arena);
+    return !qr_plan_empty(flight->plan);
+}
+
+/* Hands the planned step to the device. Its requests stay in memory until it is over, even if they end before. */
+static qr_status engine_begin(qr_engine *e, qr_flight *flight)
+{
+    const qr_plan *plan = flight->plan;
+    flight->begin_ns = qr_clock_ns();
+    for (int32_t i = 0; i < plan->item_count; i++) {
+        qr_output *output = qr_output_of(plan->items[i].seq);
+        qr_request_ref(output->request);
+        note_scheduled(e, output, flight->begin_ns);
+    }
+    const qr_step_batch *batch = qr_batch_build(plan, &e->scheduler->kv, &flight->arena);
+    return qr_runner_begin(e->runner, batch, &flight->arena, &flight->result, &e->failure);
+}
+
+static qr_status engine_finish(qr_engine *e, qr_flight *flight)
+{
+    return qr_runner_finish(e->runner, &flight->result, &e->failure);
+}
+
+static void engine_land(qr_engine *e, qr_flight *flight)
+{
+    const qr_plan *plan = flight->plan;
+    for (int32_t i = 0; i < plan->item_count; i++)
+        engine_drop(e, qr_output_of(plan->items[i].seq)->request);
 }
 
 static qr_status engine_device_failed(qr_engine *e, qr_status status)
@@ -373,37 +442,61 @@ static qr_status engine_device_failed(qr_engine *e, qr_status status)
 /* One step. Everything the engine does, it does here, in this order, on this thread. */
 qr_status qr_engine_step(qr_engine *e)
 {
-    qr_arena_reset(&e->step_arena);
-    engine_drain_inbox(e);
-
-    const qr_plan *plan = qr_scheduler_plan(e->scheduler, &e->step_arena);
-    if (qr_plan_empty(plan)) {
-        QR_ASSERT(e->scheduler->running_count == 0 && e->scheduler->waiting_count == 0);
-        engine_publish(e); /* the inbox may have ended requests: cancelled, refused */
-        engine_wait_for_work(e);
+    qr_flight *step = &e->flights[0];
+    if (!engine_plan(e, step)) { /* drains the inbox first */
+        engine_rest(e);
         return QR_OK;
     }
-    uint64_t begin = qr_clock_ns();
-    for (int32_t i = 0; i < plan->item_count; i++)
-        note_scheduled(e, qr_output_of(plan->items[i].seq), begin);
+    qr_status status = engine_begin(e, step);
+    if (status == QR_OK)
+        status = engine_finish(e, step);
+    if (status == QR_OK) {
+        engine_commit(e, step->plan, &step->result);
+        engine_measure(e, step);
+        engine_publish(e);
+    } else {
+        engine_device_failed(e, status); /* fails every running request */
+    }
+    engine_land(e, step);
+    return status;
+}
 
-    qr_step_result result;
-    const qr_step_batch *batch = qr_batch_build(plan, &e->scheduler->kv, &e->step_arena);
-    qr_status status = qr_runner_run(e->runner, batch, &e->step_arena, &result, &e->failure);
-    if (status != QR_OK)
-        return engine_device_failed(e, status); /* fails every running request */
-
-    engine_commit(e, plan, &result);
-    e->stats.step_ns_total += qr_clock_ns() - begin;
-    engine_publish(e);
-    return QR_OK;
+/* The same with the device a step ahead: while it runs one step the host plans the next and hands it over, and only
+ * then looks at what the first one gave. A sequence that ends in a step has a row too many in the next. */
+qr_status qr_engine_step_ahead(qr_engine *e)
+{
+    qr_flight *last = e->flying, *next = last == &e->flights[0] ? &e->flights[1] : &e->flights[0];
+    e->flying = engine_plan(e, next) ? next : NULL;
+    if (last == NULL && e->flying == NULL) {
+        engine_rest(e);
+        return QR_OK;
+    }
+    qr_status status = e->flying != NULL ? engine_begin(e, next) : QR_OK;
+    if (status == QR_OK && last != NULL)
+        status = engine_finish(e, last);
+    if (status == QR_OK && last != NULL) {
+        engine_commit(e, last->plan, &last->result);
+        engine_measure(e, last);
+        engine_publish(e);
+    }
+    if (last != NULL)
+        engine_land(e, last);
+    if (status == QR_OK)
+        return QR_OK;
+    engine_device_failed(e, status);
+    if (e->flying != NULL)
+        engine_land(e, e->flying);
+    e->flying = NULL;
+    return status;
 }
 
 void *qr_engine_run(void *arg)
 {
     qr_engine *e = arg;
+    qr_status (*step)(qr_engine *) = e->ahead ? qr_engine_step_ahead : qr_engine_step;
     e->allocations_at_ready = qr_alloc_count();
-    while (!atomic_load(&e->closing) || !qr_list_empty(&e->live) || atomic_load(&e->inbox) != NULL)
-        qr_engine_step(e);
+    while (!atomic_load(&e->closing) || !qr_list_empty(&e->live) || atomic_load(&e->inbox) != NULL ||
+           e->flying != NULL)
+        step(e);
     return NULL;
 }

@@ -19,12 +19,21 @@
 #include "engine/output.h"
 #include "engine/poller.h"
 
+/* A step from its plan to its commit. */
+typedef struct qr_flight {
+    qr_arena arena;
+    const qr_plan *plan;
+    qr_step_result result;
+    uint64_t begin_ns;
+} qr_flight;
+
 struct qr_engine {
     /* Immutable after open. */
     qr_model *model;
     qr_engine_plan plan;
     qr_prefix_key root;
-    uint64_t seed; /* of requests that bring none; 0: from the system */
+    uint64_t seed;               /* of requests that bring none; 0: from the system */
+    double read_rate, flop_rate; /* of the device, a second; 0: not measured */
 
     /* Any thread. */
     atomic_int refs;               /* the owner, and one per request */
@@ -45,7 +54,11 @@ struct qr_engine {
     /* Engine thread. */
     qr_scheduler *scheduler;
     qr_runner *runner;
-    qr_arena step_arena;
+    qr_flight flights[2];
+    qr_flight *flying;      /* begun and not committed, or NULL: between steps only when `ahead` */
+    bool ahead;             /* the next step is planned while the device runs the last */
+    uint64_t landed_ns;     /* when the last step was committed */
+    uint64_t device_end_ns; /* when it ended on the device; 0: the engine has slept since */
     qr_list live;           /* requests by live_node */
     qr_request *step_first; /* requests with news in this step, by step_next */
     qr_poller *dirty;       /* pollers with news in this step */
@@ -62,6 +75,8 @@ struct qr_engine {
 
 /* One step: everything the engine does. Returns QR_DEVICE_FAILED when the device is lost. Engine thread. */
 qr_status qr_engine_step(qr_engine *engine);
+/* The same with the device a step ahead. */
+qr_status qr_engine_step_ahead(qr_engine *engine);
 /* The thread: steps until it is closing and nothing is left. */
 void *qr_engine_run(void *engine);
 

@@ -245,6 +245,19 @@ static qr_status read_options(const qr_model_options *from, qr_model_options *o,
     return QR_OK;
 }
 
+/* The plan of the engine that is to come: whoever cannot fit is told before the weights are read. */
+static qr_status plan_ahead(const qr_model *model, const qr_model_options *o, qr_error *err)
+{
+    qr_engine_plan plan;
+    if (o->engine_options == NULL)
+        return QR_OK;
+    qr_status status = qr_engine_plan_make(model->net, model->device, &model->net_options, o->engine_options,
+                                           false, &plan, err);
+    if (status == QR_OK)
+        qr_engine_plan_log(&plan, "memory_plan", qr_device_describe(model->device));
+    return status;
+}
+
 /* Weights mapped, config read, names and shapes bound, device opened: all that a plan needs. */
 static qr_status open_unloaded(qr_model *model, const qr_model_options *o, tokenizer_load *load,
                                qr_error *err)
@@ -278,6 +291,8 @@ qr_status qr_model_open(const qr_model_options *options, qr_model **out, qr_erro
     qr_status status = read_options(options, &o, &model->net_options, err);
     if (status == QR_OK)
         status = open_unloaded(model, &o, &load, err);
+    if (status == QR_OK)
+        status = plan_ahead(model, &o, err);
     if (status == QR_OK)
         status = qr_net_load(model->net, model->device, &model->net_options, err);
     qr_status text_status = tokenizer_load_end(&load, &model->tokenizer, status == QR_OK ? err : NULL);

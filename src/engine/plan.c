@@ -1,8 +1,10 @@
 #include "engine/plan.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #define LOGIT_ROWS     64 /* held at a time, unless the device says otherwise */
@@ -11,6 +13,8 @@
 #define SEQS_MAX       4096
 #define BATCHED_MAX    65536
 #define BLOCKS_MAX     (1 << 26)
+#define GPU_SHARE      0.92
+#define GPU_SLACK      ((uint64_t)512 << 20) /* recorded steps, and code that the driver loads at its first use */
 
 void qr_engine_options_init(qr_engine_options *options)
 {
@@ -40,6 +44,8 @@ static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_
         o->output_bytes_max = (uint64_t)1 << 30;
     if (o->text_threads == 0)
         o->text_threads = 1;
+    if (o->gpu_memory_utilization == 0)
+        o->gpu_memory_utilization = GPU_SHARE;
     qr_status status;
     if ((status = check_range("max_model_len", o->max_model_len, 0, MODEL_LEN_MAX, err)) != QR_OK ||
         (status = check_range("max_num_seqs", o->max_num_seqs, 1, SEQS_MAX, err)) != QR_OK ||
@@ -53,6 +59,14 @@ static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_
         (status = check_range("max_waiting", o->max_waiting, 1, 1 << 20, err)) != QR_OK ||
         (status = check_range("text_threads", o->text_threads, 1, 64, err)) != QR_OK)
         return status;
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "engine: gpu_memory_utilization must be above 0 and at most 1, got %g",
+                       o->gpu_memory_utilization);
+    const char *ahead = o->async_scheduling != NULL ? o->async_scheduling : "auto";
+    if (strcmp(ahead, "auto") != 0 && strcmp(ahead, "on") != 0 && strcmp(ahead, "off") != 0)
+        return qr_fail(err, QR_INVALID_ARGUMENT, "engine: async_scheduling must be auto, on or off, got %s",
+                       ahead);
     if (o->max_num_batched_tokens < o->max_num_seqs)
         return qr_fail(err, QR_INVALID_ARGUMENT,
                        "engine: max_num_batched_tokens %d is less than max_num_seqs %d: not every sample "
@@ -129,8 +143,8 @@ static uint64_t kv_share(const qr_engine_plan *plan, const qr_net *net, qr_devic
                         .max_logit_rows = plan->runner.max_logit_rows,
                         .context_max = (int32_t)context,
                         .block_size = plan->options.block_size};
-    uint64_t scratch = qr_net_scratch_bytes(net, device, &step), slack = (uint64_t)512 << 20;
-    return budget > scratch + slack ? budget - scratch - slack : 0;
+    uint64_t others = qr_net_scratch_bytes(net, device, &step) + GPU_SLACK;
+    return budget > others ? budget - others : 0;
 }
 
 static void count_bytes(qr_engine_plan *plan, const qr_net *net, qr_device *device)
@@ -179,9 +193,13 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
         return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows",
                        QR_KV_TABLES_MAX);
     qr_net_plan(net, device, net_options, &plan->weights);
-    plan->available_bytes = qr_device_memory_available(device);
+    bool stated = o->kv_cache_memory_bytes > 0 || o->num_kv_blocks > 0;
+    plan->available_bytes = qr_device_memory_available(device, stated ? 1 : o->gpu_memory_utilization);
     uint64_t weights = loaded ? 0 : plan->weights.copied_bytes;
-    uint64_t budget = plan->available_bytes > weights ? plan->available_bytes - weights : 0;
+    if (weights > plan->available_bytes)
+        return qr_fail(err, QR_OUT_OF_MEMORY, "engine: %.2f GB wanted for weights alone, %.2f GB available",
+                       (double)weights / 1e9, (double)plan->available_bytes / 1e9);
+    uint64_t budget = plan->available_bytes - weights;
 
     int64_t wanted = o->max_model_len > 0 ? o->max_model_len : config->context;
     plan->block_bytes = qr_kv_block_bytes(specs, n_layers, o->block_size, plan->runner.kv_dtype);
@@ -207,6 +225,20 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
                        (double)(plan->scratch_bytes + plan->bookkeeping_bytes) / 1e9,
                        (double)plan->available_bytes / 1e9);
     return QR_OK;
+}
+
+void qr_engine_plan_log(const qr_engine_plan *p, const char *event, const char *device)
+{
+    char quoted[160];
+    qr_log(QR_LOG_INFO, event,
+           "device=%s available_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64
+           " weights_mapped_bytes=%" PRIu64 " kv_bytes=%" PRIu64 " kv_tokens=%" PRId64
+           " scratch_bytes=%" PRIu64 " max_model_len=%" PRId64
+           " kv_blocks=%d block_size=%d kv_dtype=%s max_num_seqs=%d max_num_batched_tokens=%d",
+           qr_log_quote(device, quoted, sizeof(quoted)), p->available_bytes, p->weights.copied_bytes,
+           p->weights.mapped_bytes, p->kv_bytes, (int64_t)p->scheduler.n_blocks * p->options.block_size,
+           p->scratch_bytes, p->max_model_len, p->scheduler.n_blocks, p->options.block_size,
+           qr_dtype_name(p->runner.kv_dtype), p->options.max_num_seqs, p->options.max_num_batched_tokens);
 }
 
 static void put_int(qr_json *object, const char *key, uint64_t value)

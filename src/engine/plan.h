@@ -26,6 +26,8 @@ typedef struct qr_engine_plan {
 qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net_options *net_options,
                               const qr_engine_options *options, bool loaded, qr_engine_plan *plan,
                               qr_error *err);
+/* One line of the log. */
+void qr_engine_plan_log(const qr_engine_plan *plan, const char *event, const char *device);
 /* As a JSON object; owned by the caller. */
 qr_json *qr_engine_plan_json(const qr_engine_plan *plan);
 

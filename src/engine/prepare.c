@@ -202,6 +202,7 @@ static void fill_sequence(qr_engine *e, qr_request *r, qr_output *output, int32_
     seq->salt_bytes = r->salt.len;
     seq->read_cache = r->read_cache;
     seq->prompt_logits = r->prompt_columns > 0 && seq == first;
+    seq->host_draws = qr_sampler_needs_host(&r->params, 0);
     seq->keys_ready = shared_keys;
     if (seq->keys != NULL && seq != first)
         memcpy(seq->keys, first->keys, (size_t)shared_keys * sizeof(qr_prefix_key));

@@ -21,12 +21,25 @@ qr_status qr_runner_new(const qr_net *net, qr_device *device, const qr_runner_op
                         qr_runner **out, qr_error *err);
 void qr_runner_free(qr_runner *runner);
 
+/* Whether the device runs a step while the host makes the next (qr_runner_begin n + 1 before qr_runner_finish n). */
+bool qr_runner_runs_ahead(const qr_runner *runner);
+
 typedef struct qr_step_result {
-    int32_t *tokens; /* [items]: the sampled id, -1: no finite logit; unset for items that do not sample */
-    uint64_t bytes, flops; /* that the step had to move and do */
+    const qr_step_batch *batch;
+    int32_t *tokens; /* [items]: the sampled id, -1: no finite value; unset for items that do not sample */
+    int32_t *drawn;  /* [logit rows]: the same by row */
+    qr_draw *draws;
+    uint64_t bytes, flops;                   /* that the step had to move and do */
+    uint64_t device_begin_ns, device_end_ns; /* by the device's clock; 0 where it has none */
 } qr_step_result;
-/* result->tokens lies in the arena. Log-probabilities go where the jobs say. Errors: QR_DEVICE_FAILED. */
-qr_status qr_runner_run(qr_runner *runner, const qr_step_batch *batch, qr_arena *arena,
-                        qr_step_result *result, qr_error *err);
+
+/* Hands a batch to the device; rows whose ids are not known yet take those that the batch begun before draws (which
+ * was begun, and may not be finished). result and what it points to (in the arena) live until the batch that comes
+ * next is finished. Errors: QR_DEVICE_FAILED. */
+qr_status qr_runner_begin(qr_runner *runner, const qr_step_batch *batch, qr_arena *arena,
+                          qr_step_result *result, qr_error *err);
+/* Waits for the batch that was begun first of those not finished: fills result->tokens, and puts log-probabilities
+ * where the jobs say. Errors: QR_DEVICE_FAILED. */
+qr_status qr_runner_finish(qr_runner *runner, qr_step_result *result, qr_error *err);
 
 #endif

@@ -59,6 +59,8 @@ typedef struct qr_sequence {
     size_t salt_bytes;
     bool read_cache;    /* false: publishes blocks but reads no hit */
     bool prompt_logits; /* wants every prompt row computed once: no hit before that */
+    bool
+        host_draws; /* its tokens are drawn on the host: the next row is planned once the last is committed */
 
     /* The scheduler's. */
     qr_sequence_state state;
@@ -69,6 +71,7 @@ typedef struct qr_sequence {
     uint32_t epoch;           /* preemptions so far: rows in flight from before do not count */
     uint64_t preempted_in;    /* the plan that did it last, counted from 1 */
     int32_t in_flight;        /* plan items that are not committed */
+    int32_t draw_row;         /* logit row of the step in flight that samples its pending token (batch.c) */
     int32_t plan_item;        /* in the plan that is being made, or -1 */
     int64_t admitted_count;   /* admissions so far */
     qr_block_table table;     /* its arrays are the owner's: [capacity] */
@@ -80,7 +83,7 @@ static inline int64_t qr_sequence_expected(const qr_sequence *seq) { return seq-
 /* Rows that could be planned now. The last token of a full sequence is never computed. */
 static inline int64_t qr_sequence_rows_left(const qr_sequence *seq)
 {
-    int64_t until = qr_sequence_expected(seq);
+    int64_t until = seq->host_draws ? seq->committed : qr_sequence_expected(seq);
     if (until > seq->tokens_max - 1)
         until = seq->tokens_max - 1;
     return until > seq->planned ? until - seq->planned : 0;

@@ -205,7 +205,8 @@ qr_net_tensor qr_net_tensor_at(const qr_net *net, size_t index)
 void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_options *options,
                  qr_net_memory *memory)
 {
-    *memory = (qr_net_memory){0};
+    int64_t positions = options->positions > 0 ? options->positions : net->config->context;
+    *memory = (qr_net_memory){.copied_bytes = qr_rope_bytes(device, &net->rope, positions)};
     for (size_t i = 0; i < net->tensor_count; i++) {
         const net_tensor *tensor = &net->tensors[i];
         if (tensor->vector != NULL) {

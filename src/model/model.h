@@ -43,7 +43,7 @@ qr_dtype qr_net_kv_dtype(const qr_net *net, const qr_net_options *options);
 
 typedef struct qr_net_memory {
     uint64_t mapped_bytes; /* used in place, in the file's pages */
-    uint64_t copied_bytes; /* packed matrices, norms and biases */
+    uint64_t copied_bytes; /* packed matrices, norms and biases; tables of positions on a GPU */
     uint64_t read_bytes;   /* weight bytes that a step of one token reads */
 } qr_net_memory;
 /* What loading on this device takes, without loading. */

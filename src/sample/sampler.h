@@ -40,6 +40,14 @@ typedef struct qr_sampler_params {
     int32_t vocab;      /* columns of a logits row that are real tokens */
 } qr_sampler_params;
 
+/* Whether drawing the next token after `output_count` of them takes masks, penalties or log-probabilities: more than
+ * temperature and cuts, which a device may apply itself (qr_op_draw). */
+static inline bool qr_sampler_needs_host(const qr_sampler_params *p, int64_t output_count)
+{
+    return p->logprobs >= 0 || p->penalised || p->bias_count > 0 || p->bad_word_count > 0 ||
+           p->allowed.count > 0 || output_count < p->min_tokens;
+}
+
 /* Copies what it needs of `from` into the request's arena and checks ids against the vocabulary
  * (QR_INVALID_ARGUMENT names field, id and vocabulary). bad_words: already encoded. */
 qr_status qr_sampler_params_make(const qr_sampling_params *from, uint64_t seed, int32_t vocab,

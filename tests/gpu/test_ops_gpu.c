@@ -700,7 +700,7 @@ int main(int argc, char **argv)
         return 77;
     }
     printf("%s, %.1f GB available\n", qr_device_describe(device),
-           (double)qr_device_memory_available(device) / 1e9);
+           (double)qr_device_memory_available(device, 1) / 1e9);
     static const attention_case cases[] = {
         {"32/8 heads of 128", 32, 8, 128, 0, 32, QR_DTYPE_BF16},
         {"8/1 heads of 128", 8, 1, 128, 0, 64, QR_DTYPE_BF16},

@@ -132,6 +132,7 @@ static void make_request(sim *s, int index)
     uint64_t seed = qr_rng_next(&s->random);
     snprintf(r->salt, sizeof(r->salt), "%s", chance(s, 15) ? "s" : "");
     int32_t priority = (int32_t)pick(s, 0, 3);
+    bool host_draws = chance(s, 20);
     for (int k = 0; k < r->samples; k++) {
         sim_sequence *q = &r->sample[k];
         for (int64_t i = 0; i < prompt; i++) {
@@ -153,7 +154,8 @@ static void make_request(sim *s, int index)
                                .salt = r->salt,
                                .salt_bytes = strlen(r->salt),
                                .read_cache = reads,
-                               .prompt_logits = prompt_logits && k == 0};
+                               .prompt_logits = prompt_logits && k == 0,
+                               .host_draws = host_draws};
         for (int64_t i = 0; i < given; i++)
             qr_sequence_append(&q->seq, 1 + (int32_t)pick(s, 0, VOCAB - 2));
         q->device_count = q->seq.committed;
@@ -255,6 +257,8 @@ static void check_plan(sim *s, const qr_plan *plan, qr_sequence *best, int32_t w
         SIM_CHECK(s, item->count > 0 && item->seq->state == QR_SEQUENCE_RUNNING,
                   "an item without rows or blocks");
         SIM_CHECK(s, item->start + item->count == item->seq->planned, "an item that does not end at planned");
+        SIM_CHECK(s, !item->seq->host_draws || item->seq->planned <= item->seq->committed,
+                  "a row whose id the host has yet to draw");
         for (int32_t j = 0; j < i; j++)
             SIM_CHECK(s, plan->items[j].seq != item->seq, "a sequence is planned twice");
     }

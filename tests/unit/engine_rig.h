@@ -65,6 +65,13 @@ __attribute__((unused)) static qr_model *rig_model(const char *path, const char 
     return model;
 }
 
+/* What rig_options says of async_scheduling: tests run once without and once with a step planned ahead. */
+__attribute__((unused)) static const char *rig_async = "off";
+
+#define RIG_RUN_BOTH_WAYS(tests, setup, teardown)                                      \
+    (cmocka_run_group_tests_name("one step after the other", tests, setup, teardown) + \
+     (rig_async = "on", cmocka_run_group_tests_name("a step planned ahead", tests, setup, teardown)))
+
 /* Small pools, so that tests see pressure; the caller may change what it likes. */
 __attribute__((unused)) static qr_engine_options rig_options(void)
 {
@@ -74,6 +81,7 @@ __attribute__((unused)) static qr_engine_options rig_options(void)
     options.block_size = 8;
     options.max_num_seqs = 64;
     options.max_num_batched_tokens = 128;
+    options.async_scheduling = rig_async;
     return options;
 }
 

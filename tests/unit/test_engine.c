@@ -808,5 +808,5 @@ int main(void)
         cmocka_unit_test(readers_on_several_threads_do_not_disturb_each_other),
         cmocka_unit_test(inspect_prints_the_plan_without_loading),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return RIG_RUN_BOTH_WAYS(tests, open_model, close_model);
 }

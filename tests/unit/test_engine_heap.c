@@ -134,6 +134,6 @@ int main(void)
         cmocka_unit_test(the_counter_counts),
         cmocka_unit_test(steps_take_no_heap_memory),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RIG_RUN_BOTH_WAYS(tests, NULL, NULL);
 }
 #endif

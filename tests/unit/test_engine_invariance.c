@@ -242,5 +242,5 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_company_with_avx2),
         cmocka_unit_test(bits_do_not_depend_on_the_company_in_generic_c),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RIG_RUN_BOTH_WAYS(tests, NULL, NULL);
 }

@@ -305,5 +305,5 @@ int main(void)
         cmocka_unit_test(many_texts_at_once_give_what_each_gives_alone),
         cmocka_unit_test(both_containers_give_the_same),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return RIG_RUN_BOTH_WAYS(tests, setup, teardown);
 }

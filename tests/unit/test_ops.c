@@ -36,7 +36,7 @@ static void a_device_describes_itself(void **state)
     assert_non_null(strstr(qr_device_describe(device), "2 threads"));
     assert_int_equal(qr_device_block_size(device), 16);
     assert_int_equal(qr_device_batched_tokens(device), 512);
-    assert_true(qr_device_memory_available(device) > 0);
+    assert_true(qr_device_memory_available(device, 1) > 0);
     qr_device_close(device);
 }
 

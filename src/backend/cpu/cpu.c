@@ -82,9 +82,10 @@ static void cpu_close(qr_device *device)
     qr_free(cpu);
 }
 
-static uint64_t cpu_memory_available(const qr_device *device)
+static uint64_t cpu_memory_available(const qr_device *device, double share)
 {
     (void)device;
+    (void)share;
     return qr_memory_available();
 }
 

@@ -32,6 +32,14 @@ static inline cudaError_t cuda_launch(void (*kernel)(Params...), dim3 grid, dim3
     return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
 
+/* The GPU's clock, one for all SMs. */
+__device__ __forceinline__ unsigned long long global_ns()
+{
+    unsigned long long ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+    return ns;
+}
+
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
 {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

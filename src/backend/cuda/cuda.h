@@ -14,23 +14,36 @@ struct cuda_memory; /* an allocation that lives as long as the device (memory.c)
 /* How a step runs: op by op, op by op into a recording, or as a recording, with ops that do nothing. */
 typedef enum cuda_mode { CUDA_MODE_EAGER, CUDA_MODE_RECORD, CUDA_MODE_REPLAY } cuda_mode;
 
-enum { CUDA_GRAPH_ROWS = 512, CUDA_GRAPHS = CUDA_GRAPH_ROWS / 8 + 4, CUDA_DRAWS_MAX = 65536 };
+enum { CUDA_GRAPH_ROWS = 1024, CUDA_GRAPHS = 47, CUDA_SLOTS = 2 };
+
+/* What the host writes for a step and reads of it. Two steps may be under way, one that the device runs and one behind
+ * it: each has a slot, in turn. All of it is pinned. */
+typedef struct cuda_slot {
+    int32_t *facts;   /* [capacity] of the step */
+    cuda_draw *draws; /* [CUDA_DRAWS_MAX] */
+    cuda_results *results;
+    int32_t *host_rows; /* rows whose logits go to the host, ascending (not pinned) */
+    int32_t host_count, host_copied;
+    float *host_logits; /* of host_rows */
+    size_t host_logits_bytes;
+    cudaEvent_t done;
+} cuda_slot;
 
 typedef struct cuda_draws {
-    cuda_draw *params, *device_params; /* [CUDA_DRAWS_MAX]: pinned, and where they are copied */
-    int32_t *ids, *device_ids;
-    int32_t *host_rows; /* rows whose logits go to the host, ascending */
-    int32_t host_count, host_copied;
-    int32_t first, count; /* of the last call */
-    qr_tensor logits;     /* of the last call */
+    cuda_draw *params; /* in device memory */
+    cuda_results *results;
+    int32_t first, count, total; /* of the last call; total: rows of all calls of this step */
+    qr_tensor logits;            /* of the last call */
 } cuda_draws;
 
 typedef struct cuda_step {
+    cuda_slot slots[CUDA_SLOTS];
+    unsigned launched, waited; /* steps so far */
     cuda_mode mode;
     int bucket;                          /* of graphs[], when it is one */
     cudaGraphExec_t graphs[CUDA_GRAPHS]; /* recorded steps with one row a sequence, by padded rows */
     qr_tensor graph_logits[CUDA_GRAPHS];
-    int32_t *host, *device; /* the facts: pinned, and where they are copied */
+    int32_t *host, *device; /* the facts: in the step's slot, and where they are copied */
     size_t capacity, used;  /* int32 in each */
     int32_t rows_max;       /* of planned steps */
     qr_batch batch;         /* what the ops see: points into host */
@@ -42,6 +55,7 @@ typedef struct cuda_device {
     int ordinal, sm_count;
     int32_t n_heads; /* query heads, once planned */
     uint64_t memory_total;
+    double read_rate, flop_rate; /* measured, a second; 0: not yet */
     cudaStream_t stream;
     cudaError_t error; /* the first since the device was opened */
     const char *error_op;
@@ -106,8 +120,19 @@ void cuda_step_close(cuda_device *);
 const qr_batch *cuda_step_batch(qr_device *, qr_kv *, const qr_batch *, bool only_draws);
 void cuda_step_begin(qr_device *, qr_kv *, const qr_batch *);
 qr_status cuda_step_end(qr_device *, qr_error *);
+qr_status cuda_step_wait(qr_device *, qr_error *);
+void cuda_step_times(const qr_device *, uint64_t *begin_ns, uint64_t *end_ns);
 /* Recorded steps hold addresses of weights, pages and scratch: forgotten when any of those goes. */
 void cuda_graphs_forget(cuda_device *);
+/* The slot of the step that is being made, and of the one that was waited for last. */
+static inline cuda_slot *cuda_slot_made(cuda_device *device)
+{
+    return &device->step.slots[device->step.launched % CUDA_SLOTS];
+}
+static inline const cuda_slot *cuda_slot_done(const cuda_device *device)
+{
+    return &device->step.slots[(device->step.waited - 1) % CUDA_SLOTS];
+}
 /* Ops have nothing to do: the step is replayed, or the device has failed. */
 static inline bool cuda_idle(const cuda_device *device)
 {
@@ -117,7 +142,6 @@ static inline bool cuda_idle(const cuda_device *device)
 /* ---- draw.c ---- */
 
 qr_status cuda_draws_open(cuda_device *, qr_error *);
-void cuda_draws_close(cuda_device *);
 bool cuda_draws_served(const qr_device *, int32_t vocab);
 void cuda_draw_rows(qr_device *, qr_tensor logits, const qr_draw *, int32_t first, int32_t count);
 /* Copies of the draws' parameters, and of the logits that the host wants; on the stream. */
@@ -125,11 +149,13 @@ void cuda_draws_upload(cuda_device *, int32_t first, int32_t count);
 void cuda_draws_logits(cuda_device *, qr_tensor logits);
 int32_t cuda_drawn(const qr_device *, int32_t row);
 const float *cuda_drawn_logits(const qr_device *, int32_t row);
-bool cuda_host_logits_room(cuda_device *, size_t bytes);
+/* Room in pinned memory, on the stream; what is there stays. */
+bool cuda_host_logits_room(cuda_device *, float **data, size_t *have, size_t bytes);
 
 /* ---- limits.c ---- */
 
 qr_status cuda_limits(qr_device *, bool refresh, char **json, qr_error *);
+void cuda_rates(qr_device *, double *read_bytes, double *flops);
 
 /* ---- ops ---- */
 
@@ -146,6 +172,7 @@ void cuda_act_mul(qr_device *, qr_tensor gate, qr_tensor up, qr_activation);
 void cuda_head_norm(qr_device *, qr_tensor x, int32_t head_dim, const float *w, float eps);
 qr_status cuda_rope_prepare(qr_device *, qr_rope_table *, int64_t positions, qr_error *);
 void cuda_rope_release(qr_device *, qr_rope_table *);
+size_t cuda_rope_bytes(const qr_rope_table *, int64_t positions);
 void cuda_rope_apply(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *,
                      const int32_t *positions);
 void cuda_kv_store(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);

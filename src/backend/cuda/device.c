@@ -88,7 +88,6 @@ static void cuda_close(qr_device *base)
     if (device->stream != NULL)
         cudaStreamSynchronize(device->stream);
     cuda_step_close(device);
-    cuda_draws_close(device);
     qr_free(device->no_logits);
     cuda_staging_close(device);
     cuda_owned_free(device);
@@ -124,15 +123,13 @@ static qr_status cuda_open(const qr_device_options *options, qr_device **out, qr
     return QR_OK;
 }
 
-/* What may be taken: 92 % of the card less what is taken already, so that a driver's needs and fragments fit. */
-static uint64_t cuda_memory_available(const qr_device *base)
+static uint64_t cuda_memory_available(const qr_device *base, double share)
 {
     const cuda_device *device = (const cuda_device *)base;
     size_t free_bytes = 0, total = 0;
-    if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
+    if (cudaSetDevice(device->ordinal) != cudaSuccess || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
         return 0;
-    uint64_t kept = total - (uint64_t)((double)total * 0.92);
-    (void)device;
+    uint64_t kept = total - (uint64_t)((double)total * share);
     return free_bytes > kept ? free_bytes - kept : 0;
 }
 
@@ -144,9 +141,10 @@ const qr_backend qr_backend_cuda = {
     .block_size = 32,
     .batched_tokens = 8192,
     .activation = QR_DTYPE_BF16,
-    .logit_rows = 512,
+    .logit_rows = CUDA_GRAPH_ROWS,
     .own_memory = true,
     .limits = cuda_limits,
+    .rates = cuda_rates,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
     .weight_prepared_bytes = cuda_weight_prepared_bytes,
@@ -159,6 +157,8 @@ const qr_backend qr_backend_cuda = {
     .step_batch = cuda_step_batch,
     .step_begin = cuda_step_begin,
     .step_end = cuda_step_end,
+    .step_wait = cuda_step_wait,
+    .step_times = cuda_step_times,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,
     .add = cuda_add,
@@ -169,6 +169,7 @@ const qr_backend qr_backend_cuda = {
     .head_norm = cuda_head_norm,
     .rope_prepare = cuda_rope_prepare,
     .rope_release = cuda_rope_release,
+    .rope_bytes = cuda_rope_bytes,
     .rope = cuda_rope_apply,
     .kv_store = cuda_kv_store,
     .attention_scratch_bytes = cuda_attention_scratch_bytes,

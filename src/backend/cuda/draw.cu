@@ -290,7 +290,8 @@ __device__ int draw_cut(const draw_row &row, const cuda_draw &p, draw_shared &sh
 }
 
 __global__ void __launch_bounds__(THREADS) draw_kernel(const float *logits, int64_t stride, int vocab,
-                                                       const cuda_draw *draws, int32_t *ids)
+                                                       const cuda_draw *draws, int32_t first,
+                                                       cuda_results *results)
 {
     __shared__ draw_shared shared;
     pdl_wait();
@@ -302,8 +303,17 @@ __global__ void __launch_bounds__(THREADS) draw_kernel(const float *logits, int6
         row.scale = 1.0f / p.temperature;
         id = p.top_k > 0 || p.top_p < 1 ? draw_cut(row, p, shared) : draw_plain(row, p.uniform, shared);
     }
-    if (threadIdx.x == 0)
-        ids[blockIdx.x] = id;
+    if (threadIdx.x == 0) {
+        results->ids[first + blockIdx.x] = id;
+        atomicMax(&results->end_ns, global_ns());
+    }
+}
+
+__global__ void stamp_kernel(cuda_results *results)
+{
+    pdl_wait();
+    pdl_release();
+    results->end_ns = global_ns();
 }
 
 } // namespace
@@ -311,8 +321,13 @@ __global__ void __launch_bounds__(THREADS) draw_kernel(const float *logits, int6
 bool cuda_draw_fits(int32_t vocab) { return vocab <= SUM_BLOCK * SUM_BLOCKS_MAX; }
 
 cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride, int32_t rows, int32_t vocab,
-                             const cuda_draw *draws, int32_t *ids)
+                             const cuda_draw *draws, int32_t first, cuda_results *results)
 {
     return cuda_launch(draw_kernel, dim3(static_cast<unsigned>(rows)), dim3(THREADS), 0, s, logits, stride, vocab, draws,
-                       ids);
+                       first, results);
+}
+
+cudaError_t cuda_launch_stamp(cudaStream_t s, cuda_results *results)
+{
+    return cuda_launch(stamp_kernel, dim3(1), dim3(1), 0, s, results);
 }

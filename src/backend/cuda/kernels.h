@@ -31,9 +31,25 @@ typedef struct cuda_rows { /* rows of an activation */
     int32_t rows, cols;
 } cuda_rows;
 
+enum { CUDA_DRAWS_MAX = 65536 };
+typedef struct cuda_results { /* what a step gives: by %globaltimer, and the drawn tokens by logit row */
+    unsigned long long begin_ns, end_ns;
+    int32_t ids[CUDA_DRAWS_MAX];
+} cuda_results;
+
+typedef struct cuda_step_view { /* device addresses of a step's facts */
+    const int32_t *meta, *ids, *source, *positions, *seq_of_row, *context, *seq_start, *logit_rows;
+    cuda_results *results; /* of the step before, until a row is drawn */
+    int32_t n_tokens, n_seqs;
+    int32_t prefill_tiles, prefill_offset; /* (sequence, first row) pairs from meta + offset on */
+    bool has_decode;
+} cuda_step_view;
+
 /* ---- rows.cu ---- */
 
-cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const int32_t *ids, cuda_rows y_f32);
+/* A step's first kernel: notes when it begins. A row whose id is not known on the host yet takes the one that the
+ * step before drew (source). */
+cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const cuda_step_view *step, cuda_rows y_f32);
 cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x_f32, const float *w, float eps, cuda_rows y);
 cudaError_t cuda_launch_add(cudaStream_t s, cuda_rows x_f32, cuda_rows delta);
 cudaError_t cuda_launch_add_rmsnorm(cudaStream_t s, cuda_rows x_f32, cuda_rows delta, const float *w,
@@ -67,13 +83,6 @@ typedef struct cuda_layer_pages {
     int32_t window;
     int group; /* which block table */
 } cuda_layer_pages;
-
-typedef struct cuda_step_view { /* device addresses of a step's facts */
-    const int32_t *meta, *ids, *positions, *seq_of_row, *context, *seq_start, *logit_rows;
-    int32_t n_tokens, n_seqs;
-    int32_t prefill_tiles, prefill_offset; /* (sequence, first row) pairs from meta + offset on */
-    bool has_decode;
-} cuda_step_view;
 
 typedef struct cuda_store_job {
     cuda_rows k, v;
@@ -113,9 +122,11 @@ typedef struct cuda_draw { /* qr_draw, as the kernel reads it */
     double uniform;
 } cuda_draw;
 bool cuda_draw_fits(int32_t vocab);
-/* ids[i] from row i of the logits; -1: nothing in it is above -inf. */
+/* results->ids[first + i] from row i of the logits by draws[i]; -1: nothing in it is above -inf. Notes when it ends. */
 cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride, int32_t rows, int32_t vocab,
-                             const cuda_draw *draws, int32_t *ids);
+                             const cuda_draw *draws, int32_t first, cuda_results *results);
+/* The end of a step that draws nothing. */
+cudaError_t cuda_launch_stamp(cudaStream_t s, cuda_results *results);
 
 /* ---- convert.cu: weights ---- */
 

@@ -10,8 +10,8 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-enum { SIDE = 8192, TURNS = 8 };
-static const size_t read_bytes = (size_t)2 << 30;
+enum { SIDE = 8192 };
+static const size_t read_bytes_most = (size_t)2 << 30;
 
 /* ---- cuBLASLt, opened when it is there: an install needs only the driver ---- */
 
@@ -84,7 +84,9 @@ static cudaError_t blas_run(const blas *b, cudaStream_t stream, const void *x, c
 
 typedef struct trial {
     cuda_device *device;
-    char *memory; /* read_bytes */
+    char *memory;
+    size_t bytes;
+    int turns;
     blas blas;
     bool own; /* the product is ours */
 } trial;
@@ -93,13 +95,13 @@ typedef cudaError_t (*trial_fn)(const trial *t);
 
 static cudaError_t run_read(const trial *t)
 {
-    return cuda_launch_read(t->device->stream, t->memory, read_bytes, t->device->sm_count, t->memory);
+    return cuda_launch_read(t->device->stream, t->memory, t->bytes, t->device->sm_count, t->memory);
 }
 
 static cudaError_t run_copy(const trial *t)
 {
-    return cuda_launch_copy(t->device->stream, t->memory, read_bytes / 2, t->device->sm_count,
-                            t->memory + read_bytes / 2);
+    return cuda_launch_copy(t->device->stream, t->memory, t->bytes / 2, t->device->sm_count,
+                            t->memory + t->bytes / 2);
 }
 
 static cudaError_t run_product(const trial *t)
@@ -121,7 +123,7 @@ static cudaError_t best_of(const trial *t, trial_fn run, double *best_ms)
     if (error == cudaSuccess)
         error = cudaEventCreate(&end);
     *best_ms = 1e9;
-    for (int i = 0; i < TURNS && error == cudaSuccess; i++) {
+    for (int i = 0; i < t->turns && error == cudaSuccess; i++) {
         float ms = 0;
         cudaEventRecord(begin, t->device->stream);
         error = run(t);
@@ -149,13 +151,13 @@ static cudaError_t measure(trial *t, qr_json *out)
 {
     double ms = 0;
     const double flops = 2.0 * SIDE * SIDE * SIDE;
-    cudaError_t error = cuda_launch_dummy(t->device->stream, 1, (int64_t)(read_bytes / 2), 0.02f, t->memory);
+    cudaError_t error = cuda_launch_dummy(t->device->stream, 1, (int64_t)(t->bytes / 2), 0.02f, t->memory);
     if (error == cudaSuccess)
         error = best_of(t, run_read, &ms);
-    put(out, "read_gb_per_s", (double)read_bytes / ms / 1e6);
+    put(out, "read_gb_per_s", (double)t->bytes / ms / 1e6);
     if (error == cudaSuccess)
         error = best_of(t, run_copy, &ms);
-    put(out, "copy_gb_per_s", (double)read_bytes / ms / 1e6);
+    put(out, "copy_gb_per_s", (double)t->bytes / ms / 1e6);
     double own = 0, library = 0;
     t->own = true;
     if (error == cudaSuccess && (error = best_of(t, run_product, &ms)) == cudaSuccess)
@@ -174,8 +176,8 @@ qr_status cuda_limits(qr_device *base, bool refresh, char **json, qr_error *err)
 {
     (void)refresh; /* a second's work: not worth a cache */
     cuda_device *device = cuda_of(base);
-    trial t = {.device = device};
-    cudaError_t error = cudaMalloc((void **)&t.memory, read_bytes);
+    trial t = {.device = device, .bytes = read_bytes_most, .turns = 8};
+    cudaError_t error = cudaMalloc((void **)&t.memory, t.bytes);
     if (error != cudaSuccess) {
         cudaGetLastError();
         return cuda_fail(device, QR_OUT_OF_MEMORY, error, "limits: 2 GiB to read", err);
@@ -193,4 +195,25 @@ qr_status cuda_limits(qr_device *base, bool refresh, char **json, qr_error *err)
     else
         qr_buf_release(&text);
     return error == cudaSuccess ? QR_OK : cuda_fail(device, QR_DEVICE_FAILED, error, "limits", err);
+}
+
+/* Quick: what an engine states its work as shares of. */
+void cuda_rates(qr_device *base, double *read_bytes, double *flops)
+{
+    cuda_device *device = cuda_of(base);
+    trial t = {.device = device, .bytes = read_bytes_most / 2, .turns = 3, .own = true};
+    double read_ms = 0, product_ms = 0;
+    if (device->read_rate <= 0 && device->error == cudaSuccess &&
+        cudaMalloc((void **)&t.memory, t.bytes) == cudaSuccess) {
+        if (cuda_launch_dummy(device->stream, 1, (int64_t)(t.bytes / 2), 0.02f, t.memory) == cudaSuccess &&
+            best_of(&t, run_read, &read_ms) == cudaSuccess &&
+            best_of(&t, run_product, &product_ms) == cudaSuccess) {
+            device->read_rate = (double)t.bytes / read_ms * 1e3;
+            device->flop_rate = 2.0 * SIDE * SIDE * SIDE / product_ms * 1e3;
+        }
+        cudaFree(t.memory);
+    }
+    cudaGetLastError(); /* no room to measure in is not an error */
+    *read_bytes = device->read_rate;
+    *flops = device->flop_rate;
 }

@@ -18,8 +18,7 @@ void cuda_embed(qr_device *base, const qr_weight *table, const int32_t *ids, qr_
     cuda_device *device = cuda_of(base);
     (void)ids; /* the batch's: in device memory already */
     if (!cuda_idle(device))
-        cuda_check(device,
-                   cuda_launch_embed(device->stream, table->packed, device->step.view.ids, rows_of(y)),
+        cuda_check(device, cuda_launch_embed(device->stream, table->packed, &device->step.view, rows_of(y)),
                    "embed");
 }
 
@@ -122,6 +121,11 @@ typedef struct prepared_rope {
     int64_t positions;
 } prepared_rope;
 
+size_t cuda_rope_bytes(const qr_rope_table *table, int64_t positions)
+{
+    return (size_t)positions * (size_t)(table->rotary_dim / 2) * 2 * sizeof(float);
+}
+
 qr_status cuda_rope_prepare(qr_device *base, qr_rope_table *table, int64_t positions, qr_error *err)
 {
     cuda_device *device = cuda_of(base);
@@ -129,8 +133,7 @@ qr_status cuda_rope_prepare(qr_device *base, qr_rope_table *table, int64_t posit
     float *inv_freq = NULL;
     prepared_rope *rope = qr_calloc(1, sizeof(*rope));
     rope->positions = positions;
-    cudaError_t error =
-        cudaMalloc((void **)&rope->cos_sin, (size_t)positions * (size_t)half * 2 * sizeof(float));
+    cudaError_t error = cudaMalloc((void **)&rope->cos_sin, cuda_rope_bytes(table, positions));
     if (error == cudaSuccess)
         error = cudaMalloc((void **)&inv_freq, (size_t)half * sizeof(float));
     if (error == cudaSuccess)

@@ -4,11 +4,15 @@
 
 namespace {
 
-__global__ void embed_kernel(const bf16 *table, const int32_t *ids, cuda_rows y)
+__global__ void embed_kernel(const bf16 *table, cuda_step_view step, cuda_rows y)
 {
     pdl_wait();
     pdl_release();
-    const bf16 *from = table + static_cast<int64_t>(ids[blockIdx.x]) * y.cols;
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        step.results->begin_ns = global_ns();
+    int source = step.source[blockIdx.x];
+    int id = source < 0 ? step.ids[blockIdx.x] : max(step.results->ids[source], 0);
+    const bf16 *from = table + static_cast<int64_t>(id) * y.cols;
     float *to = static_cast<float *>(y.data) + blockIdx.x * y.stride;
     for (int i = threadIdx.x; i < y.cols; i += blockDim.x)
         to[i] = __bfloat162float(from[i]);
@@ -134,10 +138,10 @@ template <typename Item> __global__ void gather_kernel(cuda_rows x, const int32_
 
 } // namespace
 
-cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const int32_t *ids, cuda_rows y)
+cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const cuda_step_view *step, cuda_rows y)
 {
     return cuda_launch(embed_kernel, dim3(static_cast<unsigned>(y.rows)), dim3(256), 0, s,
-                       static_cast<const bf16 *>(table), ids, y);
+                       static_cast<const bf16 *>(table), *step, y);
 }
 
 cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x, const float *w, float eps, cuda_rows y)

@@ -1,18 +1,47 @@
 /* A step's facts: the batch and what attention has to do, gathered in pinned memory and copied at once. */
 #include "backend/cuda/cuda.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "base/mem.h"
 
+static cudaError_t open_slot(cuda_slot *slot, size_t facts_bytes)
+{
+    cudaError_t error = cudaHostAlloc((void **)&slot->facts, facts_bytes, cudaHostAllocDefault);
+    if (error == cudaSuccess)
+        error =
+            cudaHostAlloc((void **)&slot->draws, CUDA_DRAWS_MAX * sizeof(cuda_draw), cudaHostAllocDefault);
+    if (error == cudaSuccess)
+        error = cudaHostAlloc((void **)&slot->results, sizeof(cuda_results), cudaHostAllocDefault);
+    if (error == cudaSuccess)
+        error = cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming);
+    slot->host_rows = qr_calloc(CUDA_DRAWS_MAX, sizeof(int32_t));
+    return error;
+}
+
+static void close_slot(cuda_slot *slot)
+{
+    void *const pinned[] = {slot->facts, slot->draws, slot->results, slot->host_logits};
+    for (size_t i = 0; i < QR_COUNT_OF(pinned); i++)
+        if (pinned[i] != NULL)
+            cudaFreeHost(pinned[i]);
+    if (slot->done != NULL)
+        cudaEventDestroy(slot->done);
+    qr_free(slot->host_rows);
+    *slot = (cuda_slot){0};
+}
+
 qr_status cuda_step_open(cuda_device *device, qr_error *err)
 {
     cuda_step *step = &device->step;
     size_t bytes = (size_t)CUDA_META_ROOM * sizeof(int32_t);
-    cudaError_t error = cudaHostAlloc((void **)&step->host, bytes, cudaHostAllocDefault);
-    if (error != cudaSuccess)
-        return cuda_fail(device, QR_OUT_OF_MEMORY, error, "pinned memory", err);
+    for (int i = 0; i < CUDA_SLOTS; i++) {
+        cudaError_t error = open_slot(&step->slots[i], bytes);
+        if (error != cudaSuccess)
+            return cuda_fail(device, QR_OUT_OF_MEMORY, error, "pinned memory", err);
+    }
     step->device = cuda_own(device, bytes, "step", err);
     step->capacity = CUDA_META_ROOM;
     return step->device != NULL ? QR_OK : QR_OUT_OF_MEMORY;
@@ -21,15 +50,15 @@ qr_status cuda_step_open(cuda_device *device, qr_error *err)
 void cuda_step_close(cuda_device *device)
 {
     cuda_graphs_forget(device);
-    if (device->step.host != NULL)
-        cudaFreeHost(device->step.host);
-    device->step.host = NULL;
+    for (int i = 0; i < CUDA_SLOTS; i++)
+        close_slot(&device->step.slots[i]);
 }
 
 /* ---- Gathering ---- */
 
 typedef struct fact_writer {
     cuda_step *step;
+    cuda_results *results;
     size_t used;
 } fact_writer;
 
@@ -46,7 +75,8 @@ static const int32_t *put(fact_writer *w, const int32_t *from, size_t count, siz
                           int32_t step)
 {
     int32_t *to = take(w, room);
-    memcpy(to, from, count * sizeof(int32_t));
+    if (count > 0)
+        memcpy(to, from, count * sizeof(int32_t));
     for (size_t i = count; i < room; i++, next += step)
         to[i] = next;
     return to;
@@ -120,6 +150,8 @@ static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
     b->n_logit_rows = (int32_t)logits;
     take(w, CUDA_META_HEADER);
     b->token_ids = put(w, from->token_ids, (size_t)from->n_tokens, tokens, 0, 0);
+    b->source_row =
+        put(w, from->source_row, from->source_row != NULL ? (size_t)from->n_tokens : 0, tokens, -1, 0);
     b->positions = put(w, from->positions, (size_t)from->n_tokens, tokens, 0, 0);
     b->seq_of_row = put(w, from->seq_of_row, (size_t)from->n_tokens, tokens, from->n_seqs, 1);
     b->context_len = put(w, from->context_len, (size_t)from->n_seqs, seqs, 0, 0);
@@ -132,6 +164,8 @@ static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
     step->host[CUDA_META_STRIDE] = from->table_stride;
     step->view = (cuda_step_view){.meta = step->device,
                                   .ids = on_device(step, b->token_ids),
+                                  .source = on_device(step, b->source_row),
+                                  .results = w->results,
                                   .positions = on_device(step, b->positions),
                                   .seq_of_row = on_device(step, b->seq_of_row),
                                   .context = on_device(step, b->context_len),
@@ -145,7 +179,7 @@ static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
 static bool has_room(const cuda_step *step, const qr_batch *b, int32_t padded)
 {
     size_t seqs = (size_t)QR_MAX(b->n_seqs, padded), tokens = (size_t)QR_MAX(b->n_tokens, padded);
-    size_t tasks = 0, room = CUDA_META_HEADER + 9 * tokens + 8 * seqs;
+    size_t tasks = 0, room = CUDA_META_HEADER + 10 * tokens + 8 * seqs;
     for (int32_t i = 0; i < b->n_seqs; i++)
         tasks += (size_t)b->context_len[i] / CUDA_SPLIT + 2;
     room += 2 * (size_t)b->n_groups * tasks + (size_t)b->n_groups * seqs * (size_t)b->table_stride;
@@ -158,14 +192,17 @@ static void grow(cuda_device *device, const qr_batch *b, int32_t padded)
     cuda_step *step = &device->step;
     while (!has_room(step, b, padded) && device->error == cudaSuccess) {
         size_t capacity = 2 * step->capacity;
-        int32_t *host = NULL;
-        if (!cuda_check(device,
-                        cudaHostAlloc((void **)&host, capacity * sizeof(int32_t), cudaHostAllocDefault),
-                        "step"))
-            return;
-        cuda_graphs_forget(device);
-        cudaFreeHost(step->host);
-        step->host = host;
+        cuda_graphs_forget(device); /* waits for the device, too */
+        for (int i = 0; i < CUDA_SLOTS; i++) {
+            int32_t *facts = NULL;
+            if (!cuda_check(device,
+                            cudaHostAlloc((void **)&facts, capacity * sizeof(int32_t), cudaHostAllocDefault),
+                            "step"))
+                return;
+            cudaFreeHost(step->slots[i].facts);
+            step->slots[i].facts = facts;
+        }
+        step->host = cuda_slot_made(device)->facts;
         step->device = cuda_own(device, capacity * sizeof(int32_t), "step", NULL);
         step->capacity = capacity;
         if (step->device == NULL)
@@ -175,19 +212,28 @@ static void grow(cuda_device *device, const qr_batch *b, int32_t padded)
 
 /* ---- Recorded steps: one per number of rows, for steps in which every sequence has one row that is drawn for ---- */
 
-/* 1, 2, 4, 8, then in steps of 8: which recording, and its rows. */
-static int bucket_of(int32_t rows, int32_t *padded)
+/* 1, 2, 4, 8, by 8 to 64, by 16 to 256, by 32 to 1024. */
+static int32_t padded_rows(int32_t rows)
 {
-    int bucket = rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 2 + (rows + 7) / 8;
-    *padded = bucket < 3 ? 1 << bucket : 8 * (bucket - 2);
-    return bucket;
+    if (rows > 4)
+        return QR_ROUND_UP(rows, rows <= 64 ? 8 : rows <= 256 ? 16 : 32);
+    return rows <= 2 ? rows : 4;
+}
+
+/* Which recording serves so many padded rows. */
+static int bucket_of(int32_t padded)
+{
+    return padded <= 4     ? padded / 2
+           : padded <= 64  ? 2 + padded / 8
+           : padded <= 256 ? 6 + padded / 16
+                           : 14 + padded / 32;
 }
 
 static bool can_replay(const cuda_step *step, const qr_batch *b, int32_t *padded)
 {
     if (b->n_seqs != b->n_tokens || b->n_logit_rows != b->n_tokens || b->n_tokens > CUDA_GRAPH_ROWS)
         return false;
-    bucket_of(b->n_tokens, padded);
+    *padded = padded_rows(b->n_tokens);
     int64_t tasks = 0;
     for (int32_t seq = 0; seq < b->n_seqs; seq++)
         tasks += split_count(b->context_len[seq], 0);
@@ -215,10 +261,13 @@ const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from
         step->rows_max = QR_MAX(step->rows_max, from->n_tokens);
         return from;
     }
+    QR_ASSERT(step->launched - step->waited < CUDA_SLOTS);
+    cuda_slot *slot = cuda_slot_made(device);
+    step->host = slot->facts;
     int32_t padded = 0;
     bool replay = only_draws && can_replay(step, from, &padded);
     grow(device, from, padded);
-    fact_writer w = {.step = step};
+    fact_writer w = {.step = step, .results = device->draws.results};
     put_batch(&w, from, replay ? padded : 0);
     const qr_batch *b = &step->batch;
     int32_t windows[QR_KV_GROUPS_MAX] = {0};
@@ -229,11 +278,12 @@ const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from
     put_tiles(&w, b, QR_MAX(CUDA_PREFILL_ROWS / heads, 1));
     step->view.has_decode = step->host[CUDA_META_TASKS] > 0;
     step->used = w.used;
-    step->bucket = replay ? bucket_of(padded, &padded) : -1;
+    step->bucket = replay ? bucket_of(padded) : -1;
     step->mode = !replay                              ? CUDA_MODE_EAGER
                  : step->graphs[step->bucket] != NULL ? CUDA_MODE_REPLAY
                                                       : CUDA_MODE_RECORD;
-    device->draws.host_count = device->draws.host_copied = 0;
+    slot->host_count = slot->host_copied = 0;
+    device->draws.total = 0;
     return b;
 }
 
@@ -276,6 +326,26 @@ static void end_recording(cuda_device *device)
         upload_facts(device);
 }
 
+static qr_status failure_of(const cuda_device *device, qr_error *err)
+{
+    if (device->error == cudaSuccess)
+        return QR_OK;
+    return cuda_fail(device, QR_DEVICE_FAILED, device->error, device->error_op, err);
+}
+
+/* One small copy: when the step ran, and the tokens that it drew. */
+static void fetch_results(cuda_device *device, cuda_slot *slot)
+{
+    const cuda_draws *d = &device->draws;
+    if (d->total == 0)
+        cuda_check(device, cuda_launch_stamp(device->stream, d->results), "step");
+    size_t bytes = offsetof(cuda_results, ids) + (size_t)d->total * sizeof(int32_t);
+    cuda_check(device,
+               cudaMemcpyAsync(slot->results, d->results, bytes, cudaMemcpyDeviceToHost, device->stream),
+               "step");
+    cuda_check(device, cudaEventRecord(slot->done, device->stream), "step");
+}
+
 qr_status cuda_step_end(qr_device *base, qr_error *err)
 {
     cuda_device *device = cuda_of(base);
@@ -283,13 +353,31 @@ qr_status cuda_step_end(qr_device *base, qr_error *err)
     if (step->mode == CUDA_MODE_RECORD)
         end_recording(device);
     if (step->mode != CUDA_MODE_EAGER && device->error == cudaSuccess) {
-        cuda_draws_upload(device, 0, device->draws.count);
+        cuda_draws_upload(device, 0, device->draws.total);
         cuda_check(device, cudaGraphLaunch(step->graphs[step->bucket], device->stream), "step");
         cuda_draws_logits(device, step->graph_logits[step->bucket]);
     }
     step->mode = CUDA_MODE_EAGER;
-    cuda_check(device, cudaStreamSynchronize(device->stream), "step");
     if (device->error == cudaSuccess)
-        return QR_OK;
-    return cuda_fail(device, QR_DEVICE_FAILED, device->error, device->error_op, err);
+        fetch_results(device, cuda_slot_made(device));
+    step->launched++;
+    return failure_of(device, err);
+}
+
+qr_status cuda_step_wait(qr_device *base, qr_error *err)
+{
+    cuda_device *device = cuda_of(base);
+    cuda_step *step = &device->step;
+    QR_ASSERT(step->waited != step->launched);
+    if (device->error == cudaSuccess)
+        cuda_check(device, cudaEventSynchronize(step->slots[step->waited % CUDA_SLOTS].done), "step");
+    step->waited++;
+    return failure_of(device, err);
+}
+
+void cuda_step_times(const qr_device *base, uint64_t *begin_ns, uint64_t *end_ns)
+{
+    const cuda_results *results = cuda_slot_done((const cuda_device *)base)->results;
+    *begin_ns = results->begin_ns;
+    *end_ns = results->end_ns;
 }

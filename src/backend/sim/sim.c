@@ -122,8 +122,9 @@ static qr_status sim_open(const qr_device_options *options, qr_device **out, qr_
     return QR_OK;
 }
 
-static uint64_t sim_memory_available(const qr_device *device)
+static uint64_t sim_memory_available(const qr_device *device, double share)
 {
+    (void)share; /* its memory is stated net */
     const sim_device *sim = (const sim_device *)(const void *)device;
     return sim->memory > (double)sim->weight_bytes ? (uint64_t)sim->memory - sim->weight_bytes : 0;
 }
