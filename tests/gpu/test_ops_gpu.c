@@ -718,7 +718,8 @@ int main(int argc, char **argv)
         check_attention(device, &cases[i]);
     static const int64_t products[][3] = {{1, 256, 256},    {3, 96, 172},     {8, 1024, 4096},
                                           {17, 576, 576},   {64, 4096, 1024}, {65, 200, 64},
-                                          {130, 512, 2048}, {300, 1536, 576}, {5, 7, 15}};
+                                          {130, 512, 2048}, {300, 1536, 576}, {5, 7, 15},
+                                          {1543, 384, 256}, {4101, 200, 192}};
     for (size_t i = 0; i < QR_COUNT_OF(products); i++)
         check_products(device, products[i][0], products[i][1], products[i][2]);
     check_rows(device, 5, 4096, 128);

@@ -93,9 +93,15 @@ static int32_t split_count(int32_t context, int32_t window)
     return (context - 1) / CUDA_SPLIT - first / CUDA_SPLIT + 1;
 }
 
+/* What fills a batch up has no context: neither kind. */
 static bool is_single(const qr_batch *b, int32_t seq)
 {
     return b->seq_start[seq + 1] - b->seq_start[seq] == 1 && b->context_len[seq] > 0;
+}
+
+static bool is_several(const qr_batch *b, int32_t seq)
+{
+    return b->seq_start[seq + 1] - b->seq_start[seq] > 1;
 }
 
 /* Decode tasks of a group: the splits of every sequence with one row. */
@@ -127,7 +133,7 @@ static void put_tiles(fact_writer *w, const qr_batch *b, int32_t tile_rows)
     view->prefill_offset = (int32_t)w->used;
     view->prefill_tiles = 0;
     for (int32_t seq = 0; seq < b->n_seqs; seq++) {
-        for (int32_t row = b->seq_start[seq]; row < b->seq_start[seq + 1] && !is_single(b, seq);
+        for (int32_t row = b->seq_start[seq]; row < b->seq_start[seq + 1] && is_several(b, seq);
              row += tile_rows) {
             int32_t *tile = take(w, 2);
             tile[0] = seq;
