@@ -295,6 +295,9 @@ typedef struct qr_request_options {
     size_t kept_special_count;
     bool max_tokens_must_fit; /* default false: an answer ends when the context is full; true: max_tokens that the
                                * prompt leaves no room for are refused, as vLLM's server does */
+    /* How much of the text of output_prefix_ids has been seen already; what follows is emitted. -1 (default): all of
+     * it. It is less where a stop string was held back, or where the text of the last ids had not come yet. */
+    int64_t output_prefix_text_bytes;
 } qr_request_options;
 QR_API void qr_request_options_init(qr_request_options *options);
 
@@ -381,6 +384,10 @@ typedef struct qr_request_facts {
     uint64_t queued_ns, scheduled_ns, first_token_ns, finished_ns; /* monotonic; 0: not yet */
 } qr_request_facts;
 QR_API qr_request_facts qr_request_describe(const qr_request *request);
+
+/* The text before the first event's: that of output_prefix_ids, as far as it is not emitted. Borrowed; valid from the
+ * first event on. */
+QR_API const char *qr_request_prefix_text(const qr_request *request, size_t *bytes);
 
 /* Log-probability of each given token after the ones before it: out[0] = 0, out[i] = log p(ids[i] |
  * ids[0..i)). Blocks; runs as a request of the engine. Any thread. */

@@ -135,6 +135,10 @@ class RequestOptions(c.Structure):
         ("output_prefix_count", c.c_size_t),
         ("truncate_prompt_tokens", c.c_int64),
         ("user", c.c_void_p),
+        ("kept_special_ids", c.POINTER(c.c_int32)),
+        ("kept_special_count", c.c_size_t),
+        ("max_tokens_must_fit", c.c_bool),
+        ("output_prefix_text_bytes", c.c_int64),
     ]
 
 

@@ -90,8 +90,9 @@ static bool lane_reply(const batch_lane *lane, batch_reply *reply)
     size_t bytes = length >= 0 ? strtoul(in.data + length + sizeof(length_name) - 1, NULL, 10) : 0;
     if (in.len - (size_t)end - 4 < bytes)
         return false;
-    *reply = (batch_reply){
-        .line = lane->line, .status = (int)strtol(in.data + 9, NULL, 10), .body = qr_str_make(in.data + end + 4, bytes)};
+    *reply = (batch_reply){.line = lane->line,
+                           .status = (int)strtol(in.data + 9, NULL, 10),
+                           .body = qr_str_make(in.data + end + 4, bytes)};
     return true;
 }
 

@@ -328,6 +328,13 @@ qr_sample_view qr_request_sample(const qr_request *r, int32_t sample)
         .finish = output->seen_finish};
 }
 
+const char *qr_request_prefix_text(const qr_request *r, size_t *bytes)
+{
+    const qr_output *output = &r->samples[0];
+    *bytes = output->text_begin;
+    return *bytes > 0 ? output->text : "";
+}
+
 qr_request_facts qr_request_describe(const qr_request *r)
 {
     qr_request_facts facts = {.id = r->id,

@@ -108,14 +108,14 @@ void qr_output_end(qr_output *sample, qr_finish finish, qr_status status)
     text_flush(sample);
 }
 
-qr_finish qr_output_replay(qr_output *sample, const int32_t *ids, int64_t count)
+qr_finish qr_output_replay(qr_output *sample, const int32_t *ids, int64_t count, int64_t text_bytes)
 {
     qr_finish finish = QR_FINISH_NONE;
     for (int64_t i = 0; i < count && finish == QR_FINISH_NONE; i++) {
         qr_sequence_append(&sample->seq, ids[i]);
         finish = qr_output_accept(sample);
     }
-    sample->text_begin = sample->text_count;
+    sample->text_begin = text_bytes < 0 ? sample->text_count : QR_MIN((size_t)text_bytes, sample->text_count);
     atomic_store(&sample->public_text, sample->text_begin);
     atomic_store(&sample->public_tokens, sample->seq.committed);
     sample->seen_text = sample->text_begin;

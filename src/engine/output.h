@@ -18,8 +18,8 @@ qr_finish qr_output_accept(qr_output *sample);
 void qr_output_end(qr_output *sample, qr_finish finish, qr_status status);
 /* Stores the public counts. True when a reader has something new to see. */
 bool qr_output_publish(qr_output *sample);
-/* Takes output_prefix_ids as if they had been sampled here; their text is not emitted. */
-qr_finish qr_output_replay(qr_output *sample, const int32_t *ids, int64_t count);
+/* Takes output_prefix_ids as if they had been sampled here. Of their text, text_bytes (-1: all) are not emitted. */
+qr_finish qr_output_replay(qr_output *sample, const int32_t *ids, int64_t count, int64_t text_bytes);
 
 /* ---- Stop strings (pure) ---- */
 

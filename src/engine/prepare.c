@@ -213,7 +213,7 @@ static void fill_sequence(qr_engine *e, qr_request *r, qr_output *output, int32_
         output->detokenizer.kept_count = r->kept_count;
         qr_detokenizer_prime(&output->detokenizer, seq->ids + r->prompt_count - primed, (size_t)primed);
     }
-    qr_output_replay(output, r->prefix_ids, r->prefix_count);
+    qr_output_replay(output, r->prefix_ids, r->prefix_count, r->prefix_text_bytes);
 }
 
 static qr_status reserve(qr_engine *e, qr_request *r, qr_error *err)

@@ -88,6 +88,10 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
     if (o->kept_special_count > KEPT_SPECIAL_MAX)
         return qr_fail(err, QR_INVALID_ARGUMENT, "request: kept_special_ids: %zu ids, at most %d",
                        o->kept_special_count, KEPT_SPECIAL_MAX);
+    if (o->output_prefix_text_bytes < -1)
+        return qr_fail(err, QR_INVALID_ARGUMENT,
+                       "request: output_prefix_text_bytes must be -1 or more, got %lld",
+                       (long long)o->output_prefix_text_bytes);
     if (o->truncate_prompt_tokens < -1)
         return qr_fail(err, QR_INVALID_ARGUMENT,
                        "request: truncate_prompt_tokens must be -1 or more, got %lld",
@@ -99,6 +103,7 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
     r->prefix_count = (int64_t)o->output_prefix_count;
     r->kept_ids = copy_bytes(&r->arena, o->kept_special_ids, o->kept_special_count * sizeof(int32_t));
     r->kept_count = o->kept_special_count;
+    r->prefix_text_bytes = o->output_prefix_text_bytes;
     r->add_special_tokens = o->add_special_tokens;
     r->parse_special = o->parse_special;
     r->read_cache = !o->skip_reading_prefix_cache;
@@ -111,8 +116,10 @@ static qr_status copy_rest(qr_request *r, const qr_request_options *o, qr_error 
 
 void qr_request_options_init(qr_request_options *options)
 {
-    *options =
-        (qr_request_options){.size = sizeof(*options), .add_special_tokens = true, .parse_special = true};
+    *options = (qr_request_options){.size = sizeof(*options),
+                                    .add_special_tokens = true,
+                                    .parse_special = true,
+                                    .output_prefix_text_bytes = -1};
     qr_sampling_params_init(&options->sampling);
 }
 

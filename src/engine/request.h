@@ -40,7 +40,7 @@ typedef struct qr_output {
     /* Engine thread; the memory is the request's mapping. */
     char *text; /* output text, then room for one more token */
     size_t text_capacity, text_count;
-    size_t text_begin;    /* text before it belongs to output_prefix_ids and is not emitted */
+    size_t text_begin;    /* text before it was seen already (output_prefix_ids) and is not emitted */
     qr_logprob *logprobs; /* [output tokens][columns], or NULL */
     qr_detokenizer detokenizer;
     qr_finish finish;
@@ -93,6 +93,7 @@ struct qr_request {
     const int32_t *kept_ids;   /* kept_special_ids */
     size_t kept_count;
     int64_t prefix_count;
+    int64_t prefix_text_bytes; /* of their text, seen already; -1: all of it */
     uint64_t seed, arrival;
     uint64_t charged_bytes; /* of the output budget */
     qr_ids prompt;          /* the encoder appends here; then sample 0's ids are used */

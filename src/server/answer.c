@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -153,15 +154,24 @@ void qr_answers_release(qr_call *call)
 
 /* ---- One choice ------------------------------------------------------------------------------------ */
 
+/* Of replies that must not differ from run to run (created_unix_s): from what names the call. */
+static uint64_t id_bits(const qr_call *call, const qr_choice *choice, size_t at)
+{
+    if (call->server->options.created_unix_s == 0)
+        return qr_rng_system();
+    return qr_hash_mix(qr_hash64(call->id, strlen(call->id), at) ^
+                       qr_hash_mix(choice->index << 20 ^ choice->answer->calls.count));
+}
+
 /* Mistral's templates take nothing but nine letters and digits back. */
-static void make_id(const qr_call *call, char *id, size_t room)
+static void make_id(const qr_call *call, const qr_choice *choice, char *id, size_t room)
 {
     static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     bool mistral = strcmp(call->answers->options.tools, "mistral") == 0;
     size_t at = mistral ? 0 : (size_t)snprintf(id, room, "call_"), len = at + (mistral ? 9 : 20);
-    for (uint64_t bits = qr_rng_system(); at < len; bits /= 62) {
+    for (uint64_t bits = id_bits(call, choice, at); at < len; bits /= 62) {
         if (bits < 62) /* ten digits come of 64 bits */
-            bits = qr_rng_system();
+            bits = id_bits(call, choice, at);
         id[at++] = digits[bits % 62];
     }
     id[at] = '\0';
@@ -196,7 +206,7 @@ static void hand_on(qr_call *call, qr_choice *choice, const qr_output_delta *pie
             continue;
         if (piece->kind == QR_OUTPUT_TOOL_BEGIN) {
             qr_answer_call fresh = {0};
-            make_id(call, fresh.id, sizeof(fresh.id));
+            make_id(call, choice, fresh.id, sizeof(fresh.id));
             QR_VEC_PUSH(&answer->calls, fresh);
         }
         sink(call, choice, piece, is_tool ? &answer->calls.data[piece->tool_index] : NULL, user);

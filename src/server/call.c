@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "server/answer.h"
 #include "server/logprobs.h"
+#include "server/resume.h"
 #include "server/sse.h"
 
 #define EVENTS_PER_POLL    256
@@ -168,6 +169,10 @@ static void fill_options(qr_call *call, qr_call_prompt *prompt, qr_request_optio
     options->cache_salt = params->cache_salt.data;
     options->request_id = call->id;
     options->truncate_prompt_tokens = params->truncate_prompt_tokens;
+    options->output_prefix_ids = params->output_prefix_ids;
+    options->output_prefix_count = params->output_prefix_count;
+    if (params->resume.given)
+        options->output_prefix_text_bytes = params->resume.text_bytes;
     options->user = prompt;
     options->max_tokens_must_fit = params->max_tokens_given;
     if (call->answers != NULL) {
@@ -203,6 +208,7 @@ static bool call_submit(qr_call *call, qr_api_error *error)
     if (call->params.unknown[0] != '\0')
         qr_log(QR_LOG_WARN, "unknown_fields", "id=%s ignored=\"%s\"", call->id, call->params.unknown);
     lay_out(call);
+    qr_resume_begin(call);
     return submit(call, error);
 }
 
@@ -330,8 +336,26 @@ static void stream_open(qr_call *call)
     call->opened = true;
     qr_sse_prepare(call);
     add_seed_header(call);
+    qr_resume_add_headers(call);
     qr_http_conn_add_header(call->conn, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
     qr_http_stream_begin(call->conn, QR_SSE_CONTENT_TYPE);
+}
+
+/* The chunks of an event. */
+static bool stream_choice(qr_call *call, qr_choice *choice, const qr_event *event, qr_api_error *error)
+{
+    const qr_call_format *format = call->format;
+    if (!choice->opened)
+        format->open(call, choice, &call->piece);
+    choice->opened = true;
+    bool tokens_asked = call->params.return_token_ids || call->params.sampling.logprobs >= 0;
+    if (call->answers != NULL && !format->pieces(call, choice, event, &call->piece, error))
+        return false;
+    if (call->answers == NULL && (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked)))
+        format->chunk(call, choice, event, &call->piece);
+    if (event->finish != QR_FINISH_NONE)
+        format->close(call, choice, &call->piece);
+    return true;
 }
 
 static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event)
@@ -339,19 +363,14 @@ static void stream_event(qr_call *call, qr_choice *choice, const qr_event *event
     if (!call->opened)
         stream_open(call);
     piece_reserve(call);
-    if (!choice->opened)
-        call->format->open(call, choice, &call->piece);
-    choice->opened = true;
-    bool tokens_asked = call->params.return_token_ids || call->params.sampling.logprobs >= 0;
+    size_t before = call->piece.len;
     qr_api_error error = {0};
-    if (call->answers != NULL && !call->format->pieces(call, choice, event, &call->piece, &error)) {
+    if (!call->params.resume.closed && !stream_choice(call, choice, event, &error)) {
         call_fail(call, &error);
         return;
     }
-    if (call->answers == NULL && (event->text_bytes > 0 || (event->token_count > 0 && tokens_asked)))
-        call->format->chunk(call, choice, event, &call->piece);
-    if (event->finish != QR_FINISH_NONE)
-        call->format->close(call, choice, &call->piece);
+    if (call->marks && call->piece.len > before)
+        qr_resume_mark(call, choice, &call->piece);
     if (call->choices_left == 0)
         qr_sse_finish(call, &call->piece);
     mark_dirty(call);
@@ -424,6 +443,7 @@ static void call_event(const qr_event *event)
     qr_call *call = prompt->call;
     if (call->ended || call->choices_left == 0)
         return;
+    bool first = !prompt->seen;
     prompt->seen = true;
     if (event->finish == QR_FINISH_ERROR) {
         prompt_failed(call, event);
@@ -432,6 +452,7 @@ static void call_event(const qr_event *event)
     qr_choice *choice =
         &call->choices[prompt->index * (size_t)call->params.sampling.n + (size_t)event->sample];
     choice->tokens += event->token_count;
+    choice->text_bytes += event->text_bytes;
     if (event->finish != QR_FINISH_NONE && choice->finish == QR_FINISH_NONE) {
         choice->finish = event->finish;
         choice->stop_token = event->stop_token;
@@ -439,7 +460,9 @@ static void call_event(const qr_event *event)
         call->choices_left--;
     }
     qr_api_error error = {0};
-    if (call->params.stream)
+    if (first && !qr_resume_choice(call, choice, &error))
+        call_fail(call, &error);
+    else if (call->params.stream)
         stream_event(call, choice, event);
     else if (call->answers != NULL && !qr_answer_take(call, choice, event, qr_answer_keep, NULL, &error))
         call_fail(call, &error);

@@ -29,7 +29,9 @@ typedef struct qr_choice {
     qr_call_prompt *prompt;
     int32_t sample;
     bool opened;              /* its first chunk is out */
-    size_t tokens;            /* seen so far */
+    size_t tokens;            /* seen so far, output_prefix_ids included */
+    size_t text_bytes;        /* likewise; marks (resume.h) */
+    size_t marked;            /* tokens that stand in marks */
     size_t text_offset;       /* characters before the next token, for completions' logprobs */
     struct qr_answer *answer; /* answer.h; NULL: the text is passed on as it is */
     qr_finish finish;
@@ -76,6 +78,7 @@ struct qr_call {
     qr_buf reply; /* what it has written */
     qr_api_error error;
     bool parsed;
+    bool marks;  /* the stream carries marks: resume.h */
     bool opened; /* the reply's head has been sent */
     bool ended;
     qr_buf head;  /* every chunk up to its choices: `data: {"id":...,"choices":[` */

@@ -274,6 +274,20 @@ static void watch_add(qr_http_conn *conn, int fd)
 
 /* ---- Accepting ------------------------------------------------------------------------------------- */
 
+/* A peer behind a cut network sends nothing, not even a close, and what is written to it goes into the kernel's buffer:
+ * its requests would run to their end. Unanswered data ends the connection by TCP_USER_TIMEOUT, a silent one by
+ * probes. Sockets that are not TCP refuse all of it, and need none. */
+static void set_socket_options(int fd, int32_t peer_timeout_ms)
+{
+    const int probes = 3, on = 1, every_s = QR_MAX(1, peer_timeout_ms / 1000 / (probes + 1));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &peer_timeout_ms, sizeof(peer_timeout_ms));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &every_s, sizeof(every_s));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
 static void conn_new(qr_http *http, int fd, uint64_t peer)
 {
     qr_http_conn *conn = qr_calloc(1, sizeof(*conn));
@@ -283,8 +297,7 @@ static void conn_new(qr_http *http, int fd, uint64_t peer)
     conn->bev = bufferevent_socket_new(http->base, fd, BEV_OPT_CLOSE_ON_FREE);
     conn->deadline = evtimer_new(http->base, on_deadline, conn);
     QR_ASSERT(conn->bev != NULL && conn->deadline != NULL);
-    int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    set_socket_options(fd, http->options->peer_timeout_ms);
     struct timeval write_timeout = from_ms(http->options->write_timeout_ms);
     bufferevent_set_timeouts(conn->bev, NULL, &write_timeout);
     bufferevent_setwatermark(conn->bev, EV_READ, 0, READ_BYTES_MAX);

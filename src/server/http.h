@@ -52,6 +52,7 @@ typedef enum qr_http_method {
     X(X_REQUEST_ID, "x-request-id")         \
     X(SEC_FETCH_SITE, "sec-fetch-site")     \
     X(IF_NONE_MATCH, "if-none-match")       \
+    X(X_QUIRE_MARKS, "x-quire-marks")       \
     X(ACCESS_CONTROL_REQUEST_METHOD, "access-control-request-method")
 
 typedef enum qr_http_header {

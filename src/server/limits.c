@@ -56,6 +56,7 @@ static const limit_row limit_rows[] = {
     INT_ROW(body_timeout_ms, 60 * 1000, 10, 24 * 3600 * 1000),
     INT_ROW(idle_timeout_ms, 75 * 1000, 10, 24 * 3600 * 1000),
     INT_ROW(write_timeout_ms, 30 * 1000, 10, 24 * 3600 * 1000),
+    INT_ROW(peer_timeout_ms, 20 * 1000, 1000, 24 * 3600 * 1000),
     INT_ROW(health_generate_timeout_ms, 20 * 1000, 10, 3600 * 1000),
     INT_ROW(drain_timeout_ms, 30 * 1000, -1, 24 * 3600 * 1000),
     INT_ROW(stats_interval_ms, 10 * 1000, -1, 24 * 3600 * 1000),

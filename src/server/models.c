@@ -85,8 +85,9 @@ void qr_serve_model(qr_server *server, qr_http_conn *conn)
 
 void qr_serve_version(qr_server *server, qr_http_conn *conn)
 {
-    (void)server;
     qr_buf out = {0};
-    qr_buf_printf(&out, "{\"version\":\"%s\"}", qr_version());
+    qr_buf_printf(&out, "{\"version\":\"%s\",\"fingerprint\":", qr_version());
+    qr_json_append_string(&out, qr_str_of(qr_model_fingerprint(server->model)));
+    qr_buf_append_char(&out, '}');
     qr_reply_json(conn, &out);
 }

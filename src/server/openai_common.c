@@ -12,6 +12,7 @@
 #define TOP_LEVEL_KEYS_MAX   256
 #define LIST_MAX             4096 /* logit_bias, bad_words, stop_token_ids */
 #define STOP_BYTES_MAX       1024
+#define OUTPUT_PREFIX_MAX    ((size_t)1 << 20)
 #define CACHE_SALT_BYTES_MAX 1024
 
 typedef enum field_type {
@@ -197,6 +198,18 @@ static bool read_allowed_ids(qr_field_reader *reader, const char *name, const qr
                     &sampling->allowed_token_id_count);
 }
 
+static bool read_prefix_ids(qr_field_reader *reader, const char *name, const qr_json *value)
+{
+    return read_ids(reader, name, value, OUTPUT_PREFIX_MAX, &reader->params->output_prefix_ids,
+                    &reader->params->output_prefix_count);
+}
+
+static bool read_resume(qr_field_reader *reader, const char *name, const qr_json *value)
+{
+    (void)name;
+    return qr_api_resume_read(value, &reader->params->resume, reader->error);
+}
+
 static bool read_bias(qr_field_reader *reader, const char *name, qr_str key, const qr_json *value,
                       qr_logit_bias *out)
 {
@@ -371,6 +384,8 @@ static const field_row field_rows[] = {
     ROW_BOOL("add_generation_prompt", QR_API_CHAT, AT(add_generation_prompt)),
     ROW_BOOL("continue_final_message", QR_API_CHAT, AT(continue_final_message)),
     ROW_INT64("truncate_prompt_tokens", BOTH, AT(truncate_prompt_tokens), -1, INT32_MAX),
+    ROW_SPECIAL("output_prefix_ids", BOTH, read_prefix_ids),
+    ROW_SPECIAL("resume", BOTH, read_resume),
     ROW_SPECIAL("tools", QR_API_CHAT, qr_field_tools),
     ROW_SPECIAL("tool_choice", QR_API_CHAT, qr_field_tool_choice),
     ROW_BOOL("parallel_tool_calls", QR_API_CHAT, AT(parallel_tool_calls)),
@@ -662,7 +677,7 @@ static bool settle(qr_field_reader *reader)
     if (params->return_prompt_text && params->stream)
         return qr_api_fail(reader->error, 400, "not_served", "return_prompt_text",
                            "return_prompt_text: not served with stream: true");
-    if (!settle_lengths(reader) || !settle_logprobs(reader))
+    if (!settle_lengths(reader) || !settle_logprobs(reader) || !qr_api_resume_settle(params, reader->error))
         return false;
     qr_error err = {0};
     if (qr_sampling_params_check(&params->sampling, &err) != QR_OK)

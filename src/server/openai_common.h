@@ -26,6 +26,14 @@ typedef struct qr_api_limits {
     int32_t sequences_max; /* prompts x n */
 } qr_api_limits;
 
+/* A stream that goes on here after it was lost elsewhere (resume.h). */
+typedef struct qr_api_resume {
+    bool given;
+    int64_t created;     /* as its chunks said */
+    int64_t text_bytes;  /* of the output's text, seen by the client */
+    bool opened, closed; /* the chunks that begin and end the choice were seen */
+} qr_api_resume;
+
 typedef struct qr_api_prompt {
     const char *text; /* or NULL */
     size_t text_bytes;
@@ -56,10 +64,18 @@ typedef struct qr_api_params {
     qr_str cache_salt, request_id, reasoning_effort;
     int64_t truncate_prompt_tokens;
     const qr_json *messages, *tools, *documents, *template_kwargs, *prompt;
+    const int32_t *output_prefix_ids;
+    size_t output_prefix_count;
+    qr_api_resume resume;
     qr_api_prompt *prompts; /* completions: one each; chat: none */
     size_t prompt_count;    /* chat: 1 */
     char unknown[128];      /* names of ignored fields, for the log */
 } qr_api_params;
+
+/* Reads the "resume" object (resume.c). */
+bool qr_api_resume_read(const qr_json *value, qr_api_resume *out, qr_api_error *error);
+/* What output_prefix_ids and resume ask of the rest of the request. */
+bool qr_api_resume_settle(const qr_api_params *params, qr_api_error *error);
 
 /* Defaults of a kind, then the checkpoint's generation_config over them (NULL: none). */
 void qr_api_params_init(qr_api_params *params, qr_api_kind kind, const qr_json *generation_config);

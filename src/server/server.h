@@ -64,10 +64,11 @@ typedef struct qr_server_options {
     int32_t stop_max;                    /* stop strings of one request; 0: 64 */
 
     /* Deadlines in milliseconds; header and body ones are absolute. 0: the default. */
-    int32_t header_timeout_ms;          /* from the first byte (or the accept) to the end of the head; 10 s */
-    int32_t body_timeout_ms;            /* from there to the end of the body; 60 s */
-    int32_t idle_timeout_ms;            /* between requests on one connection; 75 s */
-    int32_t write_timeout_ms;           /* a reader that takes no byte for this long is gone; 30 s */
+    int32_t header_timeout_ms; /* from the first byte (or the accept) to the end of the head; 10 s */
+    int32_t body_timeout_ms;   /* from there to the end of the body; 60 s */
+    int32_t idle_timeout_ms;   /* between requests on one connection; 75 s */
+    int32_t write_timeout_ms;  /* a reader that takes no byte for this long is gone; 30 s */
+    int32_t peer_timeout_ms; /* a peer that acknowledges nothing for this long is gone: a cut network; 20 s */
     int32_t health_generate_timeout_ms; /* 20 s */
     int32_t drain_timeout_ms;           /* after stop: what still runs then is cancelled; 30 s; -1: at once */
     int32_t stats_interval_ms;          /* of the throughput line; 10 s; -1: off */

@@ -531,6 +531,13 @@ qr_sample_view qr_request_sample(const qr_request *request, int32_t index)
                             .finish = sample->finish};
 }
 
+const char *qr_request_prefix_text(const qr_request *request, size_t *bytes)
+{
+    (void)request;
+    *bytes = 0;
+    return "";
+}
+
 qr_request_facts qr_request_describe(const qr_request *request)
 {
     return (qr_request_facts){.id = "fake",
