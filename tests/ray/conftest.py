@@ -55,7 +55,7 @@ class IsolatedItem(pytest.Item):
         home = tempfile.mkdtemp(prefix="qr", dir="/tmp")  # short: Ray's sockets live below it
         keyword = self.config.getoption("keyword")
         words = ["-k", keyword] if keyword else []
-        command = f"ip link set lo up; exec {sys.executable} -m pytest -q -rs --tb=short -W ignore -p no:cacheprovider {self.path} \"$@\""
+        command = f"ip link set lo up; exec {sys.executable} -m pytest -q -s -rs --tb=short -W ignore -p no:cacheprovider {self.path} \"$@\""
         first = self.path.read_text().split("\n", 1)[0]
         asked = {name: name in first for name in ("haproxy", "throughput")} if first.startswith("# settings:") else {}
         environment = {**os.environ, "QUIRE_MODEL_FILE": find_model() or "", **cluster.environment(home, **asked), "QUIRE_RAY_TEST_INSIDE": "1"}

@@ -28,7 +28,7 @@ def build_app(config: AppConfig | Mapping[str, Any]) -> serve.Application:
     """The ingress over one engine deployment."""
     if not isinstance(config, AppConfig):
         config = AppConfig.from_mapping(config)
-    return ingress_deployment(config).bind(config, engine_deployment(config).bind(config))
+    return ingress_deployment(config).bind(engine_deployment(config).bind(config))
 
 
 def engine_deployment(config: AppConfig, name: str = "Engine") -> serve.Deployment:
@@ -45,6 +45,7 @@ def engine_deployment(config: AppConfig, name: str = "Engine") -> serve.Deployme
         health_check_timeout_s=config.health_check_timeout_s,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
+        max_surge_percent=config.max_surge_percent,
         request_router_config=router_config(config),
         **options,
     )
@@ -57,6 +58,7 @@ def ingress_deployment(config: AppConfig, name: str = "Ingress") -> serve.Deploy
         name=name,
         num_replicas=config.ingress_replicas,
         ray_actor_options={"num_cpus": config.ingress_cpus},
+        max_surge_percent=100,  # a redeployment without a moment in which none listens
         max_ongoing_requests=8192,
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,

@@ -58,6 +58,7 @@ class AppConfig:
     max_ongoing_requests: int = 512  # a replica given as many is passed over by the router
     server_options: Mapping[str, OptionValue] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    max_surge_percent: int = 0  # replicas of a new version started before old ones stop: needs free devices
     ingress_replicas: int = 1
     ingress_cpus: float = 0.5
     routing: Routing = field(default_factory=Routing)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from quire.ray import settings
@@ -34,6 +36,10 @@ class EngineServer:
     def record_replica_metadata(self) -> dict[str, Any]:
         """Published once with the replica: where it is reached."""
         return {"native": self.native}
+
+    async def describe(self) -> dict[str, Any]:
+        """For people and tests: who this replica is and what it does; `handle.broadcast("describe")` asks all."""
+        return {"native": self.native, "pid": os.getpid(), "server_pid": self._server.pid, **asdict(await self._load())}
 
     async def check_health(self) -> None:
         """Raises when the process is gone, or when the engine has work and no step ends."""

@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from quire.ray import settings
-from quire.ray.config import AppConfig
 from quire.ray.forward import Lost, Reply, Request, Unreachable, forward
 
 Scope = MutableMapping[str, Any]
@@ -48,11 +47,12 @@ async def exchange(request: Request, choose: Choose, stack: AsyncExitStack, coun
     what resumes, splits or mirrors requests wraps it.
     """
     avoid: set[str] = set()
+    tries = 0
     end = time.monotonic() + settings.REROUTE_TIMEOUT_S
     while True:
-        attempt = AsyncExitStack()
+        attempt, replica = AsyncExitStack(), None
         try:
-            replica = await asyncio.wait_for(choose(request, avoid, attempt), max(0.1, end - time.monotonic()))
+            replica = await asyncio.wait_for(choose(request, avoid, attempt), settings.REROUTE_TIMEOUT_S)
             reply = await attempt.enter_async_context(forward(request, replica.address))
             if not await _is_leaving(reply):
                 stack.push_async_exit(attempt)
@@ -64,9 +64,11 @@ async def exchange(request: Request, choose: Choose, stack: AsyncExitStack, coun
             await attempt.aclose()
             raise
         await attempt.aclose()
-        avoid.add(replica.replica_id)
+        if replica is not None:
+            avoid.add(replica.replica_id)
         counters.rerouted += 1
-        if time.monotonic() + settings.REROUTE_PAUSE_S > end:
+        tries += 1
+        if tries >= settings.REROUTE_TRIES and time.monotonic() > end:
             raise Unreachable(reason)
         await asyncio.sleep(settings.REROUTE_PAUSE_S)
 
@@ -104,8 +106,7 @@ class Counters:
 class Ingress:
     """The ASGI deployment. `engines` is a handle of the engine deployment."""
 
-    def __init__(self, config: AppConfig, engines: Any) -> None:
-        self.config = config
+    def __init__(self, engines: Any) -> None:
         self.engines = engines
         self.counters = Counters()
 

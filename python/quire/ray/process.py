@@ -76,6 +76,10 @@ class ServerProcess:
         while await self._next_line():
             pass
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def check(self) -> None:
         """Raises when the process has ended."""
         if self._process.returncode is not None:

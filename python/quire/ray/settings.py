@@ -73,7 +73,9 @@ CONNECT_TIMEOUT_S = 1.0
 # TCP keepalive on the connection to a replica: idle, interval, count. A host that is gone without a word is noticed in
 # 1 + 3 * 1 s, whether or not a token was due.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 1, 1, 3
-# A request of which nothing has been answered goes to other replicas for as long before the client gets 503.
+# A request of which nothing has been answered goes to other replicas: this often at least, and for as long, before the
+# client gets 503. Both have to be over, because one try on a hung server lasts until Serve has replaced it.
+REROUTE_TRIES = 3
 REROUTE_TIMEOUT_S = 10.0
 REROUTE_PAUSE_S = 0.1
 
