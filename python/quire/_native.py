@@ -231,6 +231,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "qr_status_name": (c.c_char_p, [c.c_int]),
     "qr_string_free": (None, [_VP]),
     "qr_ids_free": (None, [_IDS]),
+    "qr_tokenizer_open": (c.c_int, [c.c_char_p, c.POINTER(_VP), _ERR]),
+    "qr_tokenizer_close": (None, [_VP]),
     "qr_tokenizer_vocab_size": (c.c_int32, [_VP]),
     "qr_tokenizer_bos": (c.c_int32, [_VP]),
     "qr_tokenizer_eos": (c.c_int32, [_VP]),

@@ -10,10 +10,27 @@ from quire import _native as native
 
 
 class Tokenizer:
-    """encode, decode and apply_chat_template with transformers' names. Borrowed from the model: use it while that is open."""
+    """encode, decode and apply_chat_template with transformers' names. What a model's get_tokenizer() returns is borrowed:
+    use it while the model is open. One from from_pretrained() closes itself."""
+
+    _owned = False
 
     def __init__(self, pointer: int) -> None:
         self._pointer = pointer
+
+    @classmethod
+    def from_pretrained(cls, path: str) -> Tokenizer:
+        """The tokenizer of a checkpoint's folder or .gguf file, without its weights. Raises QuireError."""
+        pointer, error = c.c_void_p(), native.Error()
+        native.check(native.lib.qr_tokenizer_open(path.encode(), c.byref(pointer), c.byref(error)), error)
+        assert pointer.value is not None
+        tokenizer = cls(pointer.value)
+        tokenizer._owned = True
+        return tokenizer
+
+    def __del__(self) -> None:
+        if self._owned:
+            native.lib.qr_tokenizer_close(self._pointer)
 
     @property
     def vocab_size(self) -> int:

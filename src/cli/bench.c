@@ -350,9 +350,8 @@ static qr_status check_numbers(const cli_options *options, qr_error *err)
 static qr_status with_engine(bench *b, qr_status (*measure)(bench *, qr_error *), qr_error *err)
 {
     qr_status status = check_numbers(b->options, err);
-    if (status == QR_OK)
-        if (measure != bench_online)
-            read_limits(b); /* before the engine takes the device's memory */
+    if (status == QR_OK && measure != bench_online)
+        read_limits(b); /* before the engine takes the device's memory */
     if (status == QR_OK)
         status = cli_model_open(b->options, &b->model, err);
     b->options->engine.enable_prefix_caching = false; /* repeats must not hit */
