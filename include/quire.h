@@ -293,7 +293,8 @@ typedef struct qr_request_options {
     /* Special tokens whose text skip_special_tokens leaves in: what an output parser looks for. */
     const int32_t *kept_special_ids;
     size_t kept_special_count;
-    bool max_tokens_must_fit; /* default false: an answer ends when the context is full; true: max_tokens that the
+    bool
+        max_tokens_must_fit; /* default false: an answer ends when the context is full; true: max_tokens that the
                                * prompt leaves no room for are refused, as vLLM's server does */
     /* How much of the text of output_prefix_ids has been seen already; what follows is emitted. -1 (default): all of
      * it. It is less where a stop string was held back, or where the text of the last ids had not come yet. */
@@ -414,6 +415,7 @@ typedef struct qr_engine_stats {
     /* By the device's own clock, where it has one (a GPU), else 0: in steps' first to last kernel, and between the
      * last kernel of a step and the first of the next while there was work. */
     uint64_t device_busy_ns_total, device_idle_ns_total;
+    bool device_failed; /* for good: requests fail with QR_DEVICE_FAILED */
     uint64_t
         roof_ns_total; /* what the steps would have taken at the device's measured limits; 0: not measured */
 } qr_engine_stats;

@@ -205,6 +205,7 @@ class EngineStats(c.Structure):
         ("engine_heap_allocations", c.c_uint64),
         ("device_busy_ns_total", c.c_uint64),
         ("device_idle_ns_total", c.c_uint64),
+        ("device_failed", c.c_bool),
         ("roof_ns_total", c.c_uint64),
     ]
 

@@ -57,6 +57,14 @@ void qr_device_close(qr_device *device)
         device->backend->close(device);
 }
 
+void qr_device_break(qr_device *device)
+{
+    if (device->backend->fault != NULL)
+        device->backend->fault(device);
+    else
+        device->broken = true;
+}
+
 const char *qr_device_name(const qr_device *device) { return device->backend->name; }
 const char *qr_device_describe(const qr_device *device) { return device->description; }
 int32_t qr_device_block_size(const qr_device *device) { return device->backend->block_size; }

@@ -10,6 +10,7 @@
 /* Every backend's device and KV structs begin with these. */
 struct qr_device {
     const struct qr_backend *backend;
+    bool broken; /* by qr_device_break */
     char description[128];
 };
 struct qr_kv {
@@ -26,6 +27,8 @@ typedef struct qr_backend {
     qr_status (*open)(const qr_device_options *options, qr_device **out, qr_error *err);
     void (*close)(qr_device *device);
     uint64_t (*memory_available)(const qr_device *device, double share); /* qr_device_memory_available */
+    void (*fault)(
+        qr_device *); /* makes it fail as a lost one does (tests); NULL: qr_device_break says so itself */
     void (*rates)(qr_device *, double *read_bytes, double *flops); /* qr_device_rates; NULL: not measured */
     qr_status (*limits)(qr_device *, bool refresh, char **json, qr_error *); /* qr_bench_limits */
     int32_t block_size, batched_tokens;

@@ -101,7 +101,10 @@ qr_status qr_ops_launch(qr_ops *ops, qr_error *err)
         return QR_OK;
     if (ops->backend->step_work != NULL)
         ops->backend->step_work(ops->device, ops->bytes, ops->flops);
-    return ops->backend->step_end(ops->device, err);
+    qr_status status = ops->backend->step_end(ops->device, err);
+    if (status == QR_OK && ops->device->broken)
+        status = qr_fail(err, QR_DEVICE_FAILED, "%s: step: broken for a test", ops->device->description);
+    return status;
 }
 
 qr_status qr_ops_wait(qr_ops *ops, qr_error *err)

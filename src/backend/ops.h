@@ -31,6 +31,8 @@ typedef struct qr_device_options {
 } qr_device_options;
 qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err);
 void qr_device_close(qr_device *device);
+/* For tests: the step under way fails, and whatever comes after it, as when the device is lost. */
+void qr_device_break(qr_device *device);
 const char *qr_device_name(const qr_device *device); /* "cpu" */
 const char *qr_device_describe(
     const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */

@@ -410,7 +410,8 @@ void qr_engine_get_stats(const qr_engine *engine, qr_engine_stats *stats)
     if (idle)
         copy.last_progress_ns = now;
     bool hangs = now > copy.last_progress_ns && now - copy.last_progress_ns > PROGRESS_NS_MAX;
-    copy.healthy = !atomic_load(&e->failed) && !hangs;
+    copy.device_failed = atomic_load(&e->failed);
+    copy.healthy = !copy.device_failed && !hangs;
     copy.draining = atomic_load(&e->draining);
     copy.waiting = QR_MAX(copy.waiting, atomic_load(&e->waiting_count));
     copy.size = size;

@@ -1,5 +1,8 @@
 #include "engine/runner.h"
 
+#include <stdlib.h>
+
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -11,8 +14,10 @@ struct qr_runner {
     qr_sampler_scratch **scratch; /* [threads] */
     int threads;
     int32_t max_logit_rows, vocab;
-    bool draws;                /* the device samples */
-    bool ahead;                /* and runs while the next step is made */
+    bool draws;          /* the device samples */
+    bool ahead;          /* and runs while the next step is made */
+    uint64_t fault_step; /* the device is made to fail in this step, counted from 1 (tests); 0: never */
+    uint64_t steps;
     const int32_t *last_drawn; /* by logit row, of the step that was begun last (when not ahead) */
 };
 
@@ -38,6 +43,8 @@ qr_status qr_runner_new(const qr_net *net, qr_device *device, const qr_runner_op
     runner->ahead = runner->draws && qr_device_runs_ahead(device);
     if (runner->draws)
         qr_ops_promise_draws(runner->ops);
+    const char *fault = qr_env("QUIRE_TEST_FAULT_STEP");
+    runner->fault_step = fault != NULL ? strtoull(fault, NULL, 10) : 0;
     runner->threads = qr_device_host_threads(device);
     runner->scratch = qr_calloc((size_t)runner->threads, sizeof(*runner->scratch));
     for (int i = 0; i < runner->threads; i++)
@@ -185,6 +192,8 @@ qr_status qr_runner_begin(qr_runner *runner, const qr_step_batch *batch, qr_aren
     else
         sample_rows(runner, hidden, result);
     qr_ops_work(runner->ops, &result->bytes, &result->flops);
+    if (++runner->steps == runner->fault_step)
+        qr_device_break(runner->device);
     if (runner->ahead)
         return qr_ops_launch(runner->ops, err);
     qr_status status = qr_ops_end(runner->ops, err);

@@ -307,7 +307,9 @@ static void prompt_failed(qr_call *call, const qr_event *event)
 {
     qr_api_error error = {0};
     (void)qr_api_fail_status(&error, event->status, event->message);
-    if (event->status == QR_DEVICE_FAILED) {
+    qr_engine_stats stats = {.size = sizeof(stats)};
+    qr_engine_get_stats(call->server->engine, &stats);
+    if (stats.device_failed) {
         call->server->result = QR_DEVICE_FAILED;
         qr_server_stop(call->server);
     }

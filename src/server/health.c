@@ -10,7 +10,9 @@ void qr_serve_health(qr_server *server, qr_http_conn *conn)
     qr_engine_stats stats = {.size = sizeof(stats)};
     qr_engine_get_stats(server->engine, &stats);
     qr_api_error error = {0};
-    if (!stats.healthy)
+    if (stats.device_failed)
+        (void)qr_api_fail(&error, 503, "unhealthy", NULL, "the engine's device failed");
+    else if (!stats.healthy)
         (void)qr_api_fail(&error, 503, "unhealthy", NULL, "the engine has work and makes no progress");
     else if (stats.draining || server->stops_seen > 0)
         (void)qr_api_fail(&error, 503, "server_shutting_down", NULL, "the server is shutting down");

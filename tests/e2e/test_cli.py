@@ -3,7 +3,9 @@ import json
 import signal
 import subprocess
 
-from conftest import ROOT, binary_path, model_path
+import openai
+import pytest
+from conftest import ROOT, Server, binary_path, model_path
 
 
 def quire(*arguments, **options):
@@ -91,3 +93,12 @@ def test_exit_with_stdin_ends_with_the_pipe():
         assert any("quire serves" in line for line in process.stderr)
         process.stdin.close()
         assert process.wait(20) == -signal.SIGKILL
+
+
+def test_a_lost_device_fails_requests_cleanly_and_ends_the_process(monkeypatch):
+    monkeypatch.setenv("QUIRE_TEST_FAULT_STEP", "4")
+    server = Server("--device", "cpu")
+    with pytest.raises(openai.InternalServerError) as failure:
+        server.client().completions.create(model="test", prompt="Hello", max_tokens=50)
+    assert failure.value.code == "device_failed" and "broken for a test" in str(failure.value)
+    assert server.process.wait(20) == 1

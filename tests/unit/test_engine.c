@@ -780,6 +780,42 @@ static void inspect_prints_the_plan_without_loading(void **state)
     assert_null(json);
 }
 
+/* Requests under way fail with the device's word, later ones are refused, closing does not hang. */
+static void a_lost_device_is_a_state(void **state)
+{
+    (void)state;
+    rig r;
+    qr_engine_options options = rig_options();
+    qr_error err = {0};
+    setenv("QUIRE_TEST_FAULT_STEP", "5", 1);
+    qr_model *doomed = rig_model(MODELS "llama-gqa4-llama3", NULL, 2);
+    rig_open(&r, doomed, &options);
+    unsetenv("QUIRE_TEST_FAULT_STEP");
+    rig_job jobs[3];
+    for (int i = 0; i < 3; i++) {
+        jobs[i] = sampled(30, (uint64_t)i);
+        jobs[i].options.sampling.n = i == 1 ? 4 : 1;
+        jobs[i].options.sampling.ignore_eos = true;
+    }
+    rig_run(&r, jobs, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(jobs[i].out[0].finish, QR_FINISH_ERROR);
+        assert_int_equal(jobs[i].out[0].status, QR_DEVICE_FAILED);
+        assert_non_null(strstr(jobs[i].out[0].message, "cpu"));
+        assert_true(jobs[i].out[0].count < 30);
+    }
+    qr_engine_stats stats = rig_stats(&r);
+    assert_true(stats.device_failed && !stats.healthy);
+    assert_int_equal(stats.running + stats.waiting, 0);
+    assert_int_equal(stats.kv_blocks_free, stats.kv_blocks);
+    qr_request *request = NULL;
+    rig_job late = sampled(3, 9);
+    assert_int_equal(qr_request_submit(r.engine, r.poller, &late.options, &request, &err), QR_DEVICE_FAILED);
+    rig_free(jobs, 3);
+    rig_close(&r);
+    qr_model_close(doomed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -807,6 +843,7 @@ int main(void)
         cmocka_unit_test(a_poller_waits_and_its_descriptor_tells),
         cmocka_unit_test(readers_on_several_threads_do_not_disturb_each_other),
         cmocka_unit_test(inspect_prints_the_plan_without_loading),
+        cmocka_unit_test(a_lost_device_is_a_state),
     };
     return RIG_RUN_BOTH_WAYS(tests, open_model, close_model);
 }

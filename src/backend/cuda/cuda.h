@@ -121,6 +121,7 @@ const qr_batch *cuda_step_batch(qr_device *, qr_kv *, const qr_batch *, bool onl
 void cuda_step_begin(qr_device *, qr_kv *, const qr_batch *);
 qr_status cuda_step_end(qr_device *, qr_error *);
 qr_status cuda_step_wait(qr_device *, qr_error *);
+void cuda_fault(qr_device *); /* a kernel that traps: an error that the context does not get over */
 void cuda_step_times(const qr_device *, uint64_t *begin_ns, uint64_t *end_ns);
 /* Recorded steps hold addresses of weights, pages and scratch: forgotten when any of those goes. */
 void cuda_graphs_forget(cuda_device *);

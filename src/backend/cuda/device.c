@@ -145,6 +145,7 @@ const qr_backend qr_backend_cuda = {
     .own_memory = true,
     .limits = cuda_limits,
     .rates = cuda_rates,
+    .fault = cuda_fault,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
     .weight_prepared_bytes = cuda_weight_prepared_bytes,

@@ -309,6 +309,8 @@ __global__ void __launch_bounds__(THREADS) draw_kernel(const float *logits, int6
     }
 }
 
+__global__ void trap_kernel() { asm volatile("trap;"); }
+
 __global__ void stamp_kernel(cuda_results *results)
 {
     pdl_wait();
@@ -326,6 +328,8 @@ cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride
     return cuda_launch(draw_kernel, dim3(static_cast<unsigned>(rows)), dim3(THREADS), 0, s, logits, stride, vocab, draws,
                        first, results);
 }
+
+cudaError_t cuda_launch_trap(cudaStream_t s) { return cuda_launch(trap_kernel, dim3(1), dim3(1), 0, s); }
 
 cudaError_t cuda_launch_stamp(cudaStream_t s, cuda_results *results)
 {

@@ -125,6 +125,7 @@ bool cuda_draw_fits(int32_t vocab);
 /* results->ids[first + i] from row i of the logits by draws[i]; -1: nothing in it is above -inf. Notes when it ends. */
 cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride, int32_t rows, int32_t vocab,
                              const cuda_draw *draws, int32_t first, cuda_results *results);
+cudaError_t cuda_launch_trap(cudaStream_t s); /* for tests: the context is lost */
 /* The end of a step that draws nothing. */
 cudaError_t cuda_launch_stamp(cudaStream_t s, cuda_results *results);
 

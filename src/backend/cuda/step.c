@@ -381,6 +381,12 @@ qr_status cuda_step_wait(qr_device *base, qr_error *err)
     return failure_of(device, err);
 }
 
+void cuda_fault(qr_device *base)
+{
+    cuda_device *device = cuda_of(base);
+    cuda_check(device, cuda_launch_trap(device->stream), "fault");
+}
+
 void cuda_step_times(const qr_device *base, uint64_t *begin_ns, uint64_t *end_ns)
 {
     const cuda_results *results = cuda_slot_done((const cuda_device *)base)->results;
