@@ -26,6 +26,8 @@ elif ! $python -c 'import pytest, openai, httpx' 2>/dev/null; then
     echo "end-to-end tests are skipped: pytest and the openai client are not installed (./dev test does it)" >&2
 else
     $python -m pytest -q tests/e2e || status=1
+    # More of it: QUIRE_DIFFERENTIAL=10 (times) in the environment.
+    [ -n "$only_e2e" ] || $python -m pytest -q tests/differential || status=1
 fi
 
 # One Ray a file, each in namespaces of its own; without root or Ray they are skipped and say so.

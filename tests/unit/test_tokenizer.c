@@ -228,6 +228,15 @@ static void sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes(voi
     qr_tokenizer_close(t);
 }
 
+/* A later Unicode calls U+05C9 and U+1ADE marks; the reference's knows nothing of them. */
+static void marks_that_the_reference_does_not_know_stand_alone(void **state)
+{
+    (void)state;
+    assert_int_equal(qr_unicode_grapheme((const uint8_t *)"\xE2\x96\x81\xD7\x89", 5), 3);
+    assert_int_equal(qr_unicode_grapheme((const uint8_t *)"a\xE1\xAB\x9E", 4), 1);
+    assert_int_equal(qr_unicode_grapheme((const uint8_t *)"a\xCC\x81", 3), 3);
+}
+
 static void kept_special_tokens_are_not_skipped(void **state)
 {
     (void)state;
@@ -730,6 +739,7 @@ int main(void)
         cmocka_unit_test(tokens_are_found_by_their_spelling),
         cmocka_unit_test(stream_holds_back_half_a_character),
         cmocka_unit_test(sentencepiece_vocabulary_merges_by_score_and_falls_back_to_bytes),
+        cmocka_unit_test(marks_that_the_reference_does_not_know_stand_alone),
         cmocka_unit_test(kept_special_tokens_are_not_skipped),
         cmocka_unit_test(control_and_user_tokens_of_a_vocabulary_are_added_tokens),
         cmocka_unit_test(vocabularies_that_are_wrong_are_refused),

@@ -8,7 +8,8 @@ installed PyPI package `tokenizers` and the answers are tabulated.  Run with tha
     pip install tokenizers==0.23.3 && python3 tools/unicode/generate.py src/text/unicode_tables.c
 
 Grapheme break classes cannot be asked for directly; they come from the PyPI package `regex`
-(2026.11.19) and are checked against the reference's Precompiled normalizer in pairs.
+(2026.11.19), which knows a later Unicode: LATER_MARKS stand alone in the reference, as its Precompiled normalizer
+shows when each character below U+10000 is put behind one that it maps (beyond, clusters are too long to matter).
 """
 import sys
 import unicodedata
@@ -22,6 +23,8 @@ GENERAL = ["Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No
            "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cs"]
 BREAKS = ["Other", "CR", "LF", "Control", "Extend", "ZWJ", "Regional_Indicator", "Prepend", "SpacingMark",
           "L", "V", "T", "LV", "LVT", "Extended_Pictographic"]
+
+LATER_MARKS = {0x5C8, 0x5C9, 0xB53, 0xB54, 0x1ADE, 0x1ADF, *range(0x1AEC, 0x1AF1)}
 
 
 def chunks():
@@ -244,7 +247,8 @@ def main():
         expression = r"\p{%s}" % name if name == "Extended_Pictographic" else r"\p{GCB=%s}" % name
         for text in chunks():
             for match in regex.finditer(expression, text):
-                breaks.setdefault(ord(match.group()), index)
+                if ord(match.group()) not in LATER_MARKS:
+                    breaks.setdefault(ord(match.group()), index)
     nfd, nfkd = mapped_by(normalizers.NFD(), "\n"), mapped_by(normalizers.NFKD(), "\n")
     nfd = {c: t for c, t in nfd.items() if not 0xAC00 <= c < 0xD7A4}
     nfkd = {c: t for c, t in nfkd.items() if not 0xAC00 <= c < 0xD7A4}

@@ -1,22 +1,30 @@
 #!/usr/bin/env python3
 """Compares Quire's tokenizer with the PyPI package `tokenizers` on random Unicode.
 
-    python3 differential.py libquire.so [--count N] [--seed S] [--shared DIR] [--only NAME]
+    python3 differential.py libquire.so [--count N] [--parts N] [--seed S] [--shared DIR] [--only NAME] [--jobs N]
 
-Families: every tokenizer.json of the shared data (when there) and small ones made here that use every
-normalizer, pre-tokenizer, model and decoder.  Prints a line a family; exits 1 on the first differences, with
-the seed, the text and both answers.
+Families: every tokenizer.json of the shared data (when there), --count texts each, and small ones made here that use
+every normalizer, pre-tokenizer, model and decoder, --parts texts each.  Each text is encoded with or without special
+tokens; its ids, or random ones, are decoded.  Prints a row a family; exits 1 when one differs, with the first texts and
+both answers.  The shared data's broken files have to be refused, with a reason.
 """
 import argparse
+import array
 import ctypes
 import glob
 import json
+import multiprocessing
 import os
 import random
 import sys
 import tempfile
+import time
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the families share the machine's cores instead
+
+from tokenizers import AddedToken, Regex, Tokenizer, __version__, decoders, models, normalizers, pre_tokenizers  # noqa: E402
+
+BATCH = 1000
 
 
 class Options(ctypes.Structure):
@@ -32,32 +40,42 @@ class Quire:
     """The public functions of quire.h over ctypes."""
 
     def __init__(self, library, folder):
-        self.lib, self.handle = library, ctypes.c_void_p()
-        error = Error()
-        if library.qr_tokenizer_open(folder.encode(), ctypes.byref(self.handle), ctypes.byref(error)):
-            raise ValueError(error.message.decode())
+        self.lib, self.handle, self.error = library, ctypes.c_void_p(), Error()
+        if library.qr_tokenizer_open(folder.encode(), ctypes.byref(self.handle), ctypes.byref(self.error)):
+            raise ValueError(self.error.message.decode())
+        self.options = [Options(ctypes.sizeof(Options), special, True, True) for special in (False, True)]
 
     def encode(self, text, special):
-        data, ids, count, error = text.encode(), ctypes.POINTER(ctypes.c_int32)(), ctypes.c_size_t(), Error()
-        options = Options(ctypes.sizeof(Options), special, True, True)
-        if self.lib.qr_tokenizer_encode(self.handle, data, ctypes.c_size_t(len(data)), ctypes.byref(options),
-                                        ctypes.byref(ids), ctypes.byref(count), ctypes.byref(error)):
-            return "error: " + error.message.decode()
-        out = ids[:count.value]
+        data, ids, count = text.encode(), ctypes.c_void_p(), ctypes.c_size_t()
+        if self.lib.qr_tokenizer_encode(self.handle, data, len(data), ctypes.byref(self.options[special]),
+                                        ctypes.byref(ids), ctypes.byref(count), ctypes.byref(self.error)):
+            return "error: " + self.error.message.decode()
+        out = array.array("i", ctypes.string_at(ids, 4 * count.value)).tolist() if count.value else []
         self.lib.qr_ids_free(ids)
         return out
 
     def decode(self, ids, skip):
-        array, text, size, error = (ctypes.c_int32 * max(1, len(ids)))(*ids), ctypes.c_void_p(), ctypes.c_size_t(), Error()
-        if self.lib.qr_tokenizer_decode(self.handle, array, ctypes.c_size_t(len(ids)), skip, ctypes.byref(text),
-                                        ctypes.byref(size), ctypes.byref(error)):
-            return "error: " + error.message.decode()
+        packed, text, size = array.array("i", ids).tobytes(), ctypes.c_void_p(), ctypes.c_size_t()
+        if self.lib.qr_tokenizer_decode(self.handle, packed, len(ids), skip, ctypes.byref(text), ctypes.byref(size),
+                                        ctypes.byref(self.error)):
+            return "error: " + self.error.message.decode()
         out = ctypes.string_at(text, size.value).decode()
         self.lib.qr_string_free(text)
         return out
 
     def close(self):
         self.lib.qr_tokenizer_close(self.handle)
+
+
+def open_library(path):
+    library = ctypes.CDLL(os.path.abspath(path))
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.qr_tokenizer_open.argtypes = [ctypes.c_char_p, pointer, pointer]
+    library.qr_tokenizer_encode.argtypes = [pointer, ctypes.c_char_p, size, pointer, pointer, pointer, pointer]
+    library.qr_tokenizer_decode.argtypes = [pointer, ctypes.c_char_p, size, ctypes.c_bool, pointer, pointer, pointer]
+    for name in ("qr_tokenizer_close", "qr_ids_free", "qr_string_free"):
+        getattr(library, name).argtypes = [pointer]
+    return library
 
 
 WORDS = ("the of and Hello World don't I'll WE'VE you're it's IT'S can't 'ſ ſ's naïve café Zürich fiancée 你好 世界 日本語 "
@@ -67,9 +85,9 @@ WORDS = ("the of and Hello World don't I'll WE'VE you're it's IT'S can't 'ſ ſ'
 SPACES = [" ", "  ", "   ", "\n", "\r\n", "\t", "\n\n", " \n ", "\u00a0", "\u3000", "\u2003", "\u2028", "\x85", "\x0b", "\f", "▁", "▁▁"]
 
 
-def random_text(rng, specials):
+def random_text(rng, specials, parts_max=14):
     parts = []
-    for _ in range(rng.randrange(1, 14)):
+    for _ in range(rng.randrange(1, parts_max)):
         kind = rng.random()
         if kind < 0.35:
             parts.append(rng.choice(WORDS))
@@ -173,72 +191,167 @@ def made_families():
     yield "added tokens", tokenizer
 
 
-def shared_families(shared):
-    for path in sorted(glob.glob(shared + "/data/tokenizers/*/tokenizer.json") +
-                       glob.glob(shared + "/data/weights/*/*/tokenizer.json")):
-        try:
-            yield "/".join(path.split("/")[-3:-1]), Tokenizer.from_file(path)
-        except Exception as problem:  # pylint: disable=broad-except
-            print("%-36s the reference refuses it: %s" % (path, problem))
+def random_texts(seed, count):
+    """Short ones mostly: what differs shows in a few characters."""
+    rng = random.Random("texts %s" % seed)
+    return [random_text(rng, [], 7 if i % 4 else 20) for i in range(count)]
 
 
-def compare(library, name, tokenizer, count, seed):
+def with_special(rng, text, specials):
+    if not specials or rng.random() > 0.2:
+        return text
+    at = rng.randrange(len(text) + 1)
+    return text[:at] + rng.choice(specials) + text[at:]
+
+
+def shared_paths(shared):
+    return sorted(glob.glob(shared + "/data/tokenizers/*/tokenizer.json") + glob.glob(shared + "/data/weights/*/*/tokenizer.json"))
+
+
+class Report:
+    """The rows of one family; the first differences are shown."""
+
+    def __init__(self, name):
+        self.name, self.texts, self.decoded, self.wrong, self.lines, self.started = name, 0, 0, 0, [], time.monotonic()
+
+    def differ(self, *lines):
+        self.wrong += 1
+        if self.wrong <= 3:
+            self.lines += lines
+
+    def row(self):
+        return "%-36s %7d %9d %8d %6.1f s" % (self.name, self.texts, self.decoded, self.wrong, time.monotonic() - self.started)
+
+
+def reference_encode(tokenizer, texts, special):
+    """None for a text that the reference itself refuses."""
+    try:
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=special)]
+    except Exception:  # pylint: disable=broad-except
+        out = []
+        for text in texts:
+            try:
+                out.append(tokenizer.encode(text, add_special_tokens=special).ids)
+            except Exception:  # pylint: disable=broad-except
+                out.append(None)
+        return out
+
+
+def can_be_decoded(tokenizer, ids, changed, random_ids):
+    """Where the reference is wrong, or ours differs on purpose."""
+    if changed.intersection(ids):  # tokenizers forgets that an added token is special, and its spelling, when it is `normalized`
+        return False
+    if not random_ids:
+        return True
+    # Runs of byte tokens that are no UTF-8: the reference takes back whole characters of the run, a stream cannot
+    # (detokenizer.c). Texts never give such runs.
+    return not any("<0x" in (tokenizer.id_to_token(token) or "") for token in ids)
+
+
+def compare_batch(report, ours, tokenizer, texts, special, rng, top, changed):
+    wants = reference_encode(tokenizer, texts, special)
+    ids, random_kinds = [], []
+    for i, (text, want) in enumerate(zip(texts, wants)):
+        if want is None:
+            continue
+        report.texts += 1
+        got = ours.encode(text, special)
+        if got != want:
+            report.differ("  %s text %r special %s" % (report.name, text, special), "   got %s" % got, "  want %s" % want)
+            continue
+        use_random = i % 2 == 0
+        decoded = [rng.randrange(top) for _ in range(rng.randrange(1, 12))] if use_random else want
+        if can_be_decoded(tokenizer, decoded, changed, use_random):
+            ids.append(decoded)
+            random_kinds.append(use_random)
+    for one, want in zip(ids, tokenizer.decode_batch(ids, skip_special_tokens=special)):
+        report.decoded += 1
+        got = ours.decode(one, special)
+        if got != want:
+            report.differ("  %s ids %s skip %s" % (report.name, one, special), "   got %r" % got, "  want %r" % want)
+
+
+def compare(library, name, tokenizer, texts, seed):
+    report = Report(name)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder + "/tokenizer.json")
-        config = json.load(open(folder + "/tokenizer.json", encoding="utf-8"))
+        with open(folder + "/tokenizer.json", encoding="utf-8") as file:
+            added = json.load(file)["added_tokens"]
         try:
             ours = Quire(library, folder)
         except ValueError as problem:
-            print("%-36s REFUSED: %s" % (name, problem))
-            return 1
-    specials = [t["content"] for t in config["added_tokens"]][:40]
+            report.differ("  %s is refused: %s" % (name, problem))
+            return report
+    specials = [token["content"] for token in added][:40]
+    changed = {token["id"] for token in added if token["normalized"]}
     top = max(list(tokenizer.get_vocab(True).values()) or [0]) + 1
-    # tokenizers 0.23 forgets that an added token is special, and its spelling, when it is `normalized`.
-    changed = {t["id"] for t in config["added_tokens"] if t["normalized"]}
-    rng, wrong = random.Random("%s %s" % (seed, name)), 0
-    for i in range(count):
-        text, special = random_text(rng, specials), rng.random() < 0.5
-        try:
-            want = tokenizer.encode(text, add_special_tokens=special).ids
-        except Exception:  # pylint: disable=broad-except
-            continue
-        got = ours.encode(text, special)
-        if got != want:
-            wrong += 1
-            if wrong <= 3:
-                print("  %s text %r\n   got %s\n  want %s" % (name, text, got, want))
-            continue
-        ids = want if i % 2 else [rng.randrange(top) for _ in range(rng.randrange(1, 12))]
-        if changed.intersection(ids):
-            continue
-        if any("<0x" in (tokenizer.id_to_token(t) or "") for t in ids) and i % 2 == 0:
-            continue  # runs of bytes that are no UTF-8: see detokenizer.c
-        want_text, got_text = tokenizer.decode(ids, skip_special_tokens=special), ours.decode(ids, special)
-        if want_text != got_text:
-            wrong += 1
-            if wrong <= 3:
-                print("  %s ids %s\n   got %r\n  want %r" % (name, ids, got_text, want_text))
+    rng = random.Random("%s %s" % (seed, name))
+    for begin in range(0, len(texts), BATCH):
+        batch = [with_special(rng, text, specials) for text in texts[begin:begin + BATCH]]
+        compare_batch(report, ours, tokenizer, batch, begin // BATCH % 2 == 1, rng, top, changed)
     ours.close()
-    print("%-36s %6d texts %4d differ" % (name, count, wrong), flush=True)
+    return report
+
+
+STATE = {}  # of the worker processes, by fork: library, texts, options, made families
+
+
+def work(job):
+    kind, key = job
+    options = STATE["options"]
+    if kind == "made":
+        name, tokenizer = STATE["made"][key]
+        texts = STATE["texts"][:options.parts]
+    else:
+        name, texts = "/".join(key.split("/")[-3:-1]), STATE["texts"]
+        try:
+            tokenizer = Tokenizer.from_file(key)
+        except Exception as problem:  # pylint: disable=broad-except
+            return None, ["%-36s the reference refuses it: %s" % (name, problem)], 0
+    report = compare(STATE["library"], name, tokenizer, texts, options.seed)
+    return report.row(), report.lines, report.wrong
+
+
+def broken_files_are_refused(library, shared):
+    wrong = 0
+    for path in sorted(glob.glob(shared + "/data/tokenizers/broken/*")):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(path, "rb") as source, open(folder + "/tokenizer.json", "wb") as target:
+                target.write(source.read())
+            try:
+                Quire(library, folder).close()
+                print("%s: taken, though it is broken" % os.path.basename(path))
+                wrong += 1
+            except ValueError as problem:
+                print("%s: refused: %s" % (os.path.basename(path), str(problem).replace(folder + "/", "")))
     return wrong
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library")
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=100000)
+    parser.add_argument("--parts", type=int, default=5000)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--shared", default=os.environ.get("QR_SHARED_DIR", "../shared"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    library = ctypes.CDLL(os.path.abspath(options.library))
-    library.qr_tokenizer_close.argtypes = [ctypes.c_void_p]
-    library.qr_string_free.argtypes = [ctypes.c_void_p]
+    library, started = open_library(options.library), time.monotonic()
+    STATE.update(options=options, library=library, made=[pair for pair in made_families() if options.only in pair[0]],
+                 texts=random_texts(options.seed, max(options.count, options.parts)))
+    jobs = [("shared", path) for path in shared_paths(options.shared) if options.only in path]
+    if not jobs:
+        print("no tokenizers under %s: only the small ones made here are compared" % options.shared)
+    jobs += [("made", index) for index in range(len(STATE["made"]))]
+    print("tokenizers %s, seed %s\n%-36s %7s %9s %8s" % (__version__, options.seed, "family", "texts", "decodes", "differ"), flush=True)
     wrong = 0
-    for families in (made_families(), shared_families(options.shared)):
-        for name, tokenizer in families:
-            if options.only in name:
-                wrong += compare(library, name, tokenizer, options.count, options.seed)
+    with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+        for row, lines, differ in pool.imap(work, jobs, 1):
+            print("\n".join(lines + [row] if row else lines), flush=True)
+            wrong += differ
+    wrong += broken_files_are_refused(library, options.shared)
+    print("%d families, %d differences, %.0f s" % (len(jobs), wrong, time.monotonic() - started))
     sys.exit(1 if wrong else 0)
 
 
