@@ -290,6 +290,14 @@ static void mark_dirty(qr_call *call)
         qr_list_push_back(&call->server->dirty, &call->dirty);
 }
 
+/* The piece's first bytes belong to the HTTP layer. */
+static void piece_reserve(qr_call *call)
+{
+    static const char blank[QR_HTTP_PIECE_RESERVE];
+    if (call->piece.len == 0)
+        qr_buf_append(&call->piece, blank, sizeof(blank));
+}
+
 /* Before the first byte an error is the reply's status, afterwards an event of the stream. */
 static void call_fail(qr_call *call, const qr_api_error *error)
 {
@@ -297,6 +305,7 @@ static void call_fail(qr_call *call, const qr_api_error *error)
         reply_error(call, error);
         return;
     }
+    piece_reserve(call);
     qr_sse_error(error, &call->piece);
     call->choices_left = 0;
     mark_dirty(call);
@@ -323,14 +332,6 @@ static void add_seed_header(qr_call *call)
         return;
     qr_request_facts facts = qr_request_describe(call->prompts[0].request);
     qr_http_conn_add_header(call->conn, "X-Quire-Seed: %lld\r\n", (long long)facts.seed);
-}
-
-/* The piece's first bytes belong to the HTTP layer. */
-static void piece_reserve(qr_call *call)
-{
-    static const char blank[QR_HTTP_PIECE_RESERVE];
-    if (call->piece.len == 0)
-        qr_buf_append(&call->piece, blank, sizeof(blank));
 }
 
 static void stream_open(qr_call *call)
