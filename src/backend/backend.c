@@ -16,7 +16,7 @@ static const qr_backend *const backends[] = {
     &qr_backend_sim,
 };
 
-static bool option_is_auto(const char *text)
+bool qr_device_is_auto(const char *text)
 {
     return text == NULL || text[0] == '\0' || strcmp(text, "auto") == 0;
 }
@@ -36,12 +36,12 @@ static qr_status open_auto(const qr_device_options *options, qr_device **out, qr
     return status;
 }
 
-qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err)
+static qr_status open_named(const qr_device_options *options, qr_device **out, qr_error *err)
 {
     if (options->threads < 0 || options->threads > 4096)
         return qr_fail(err, QR_INVALID_ARGUMENT, "threads: must be 0 (all) to 4096, got %d",
                        options->threads);
-    if (option_is_auto(options->device))
+    if (qr_device_is_auto(options->device))
         return open_auto(options, out, err);
     for (size_t i = 0; i < QR_COUNT_OF(backends); i++)
         if (names_backend(options->device, backends[i]->name))
@@ -49,6 +49,16 @@ qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_e
     return qr_fail(err, QR_UNSUPPORTED,
                    "device: unknown \"%.32s\"; this build has: auto, cpu, %ssim[:options]", options->device,
                    QR_COUNT_OF(backends) > 2 ? "cuda[:N], " : "");
+}
+
+qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err)
+{
+    qr_status status = open_named(options, out, err);
+    if (status != QR_OK)
+        return status;
+    (*out)->rank = options->rank;
+    (*out)->ranks = QR_MAX(options->ranks, 1);
+    return QR_OK;
 }
 
 void qr_device_close(qr_device *device)

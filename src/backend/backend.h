@@ -12,6 +12,7 @@ struct qr_device {
     const struct qr_backend *backend;
     bool broken; /* by qr_device_break */
     char description[128];
+    int rank, ranks; /* 0 of 1 unless it is one of a team; set by backend.c */
 };
 struct qr_kv {
     qr_device *device;
@@ -68,6 +69,17 @@ typedef struct qr_backend {
     /* Of the step last waited for, by the device's clock; NULL: it has none. */
     void (*step_times)(const qr_device *, uint64_t *begin_ns, uint64_t *end_ns);
 
+    /* Ranks: devices of this backend that compute together (team.h). NULL: it works alone.
+     * group_open makes one group of them; it lives as long as they do. group_fail ends all waiting in it, now and from
+     * then on: collectives return without a result and step_end says QR_CANCELLED (any thread). Collectives are called
+     * by all ranks in the same order with the same shapes. all_reduce: x, dense, becomes the sum over the ranks, taken
+     * in their order. all_gather: every rank's x goes into every rank's y from that rank's column `first` on. */
+    qr_status (*group_open)(qr_device *const *devices, int count, qr_error *);
+    void (*group_fail)(qr_device *);
+    void (*all_reduce)(qr_device *, qr_tensor x);
+    void (*all_gather)(qr_device *, qr_tensor x, int64_t first, qr_tensor y);
+
+    /* Rows of ids that the table (row_begin, rows) does not have become zero. */
     void (*embed)(qr_device *, const qr_weight *, const int32_t *ids, qr_tensor y);
     void (*rmsnorm)(qr_device *, qr_tensor x, const float *w, float eps, qr_tensor y);
     void (*add)(qr_device *, qr_tensor x, qr_tensor y);
@@ -94,6 +106,9 @@ typedef struct qr_backend {
     const float *(*drawn_logits)(const qr_device *, int32_t row);
     const float *(*logits)(qr_device *, qr_tensor logits); /* to host memory; NULL: it is host memory */
 } qr_backend;
+
+/* No device was named: the first backend that opens serves. */
+bool qr_device_is_auto(const char *device);
 
 extern const qr_backend qr_backend_cpu, qr_backend_cuda, qr_backend_sim;
 

@@ -23,6 +23,12 @@ struct qr_ops {
 
 /* ---- Execution ---- */
 
+static void fail_group(qr_ops *ops)
+{
+    if (ops->device->ranks > 1)
+        ops->backend->group_fail(ops->device);
+}
+
 qr_status qr_ops_open(qr_device *device, qr_kv *kv, size_t scratch_bytes, qr_ops **out, qr_error *err)
 {
     scratch_bytes = QR_ROUND_UP(QR_MAX(scratch_bytes, (size_t)SCRATCH_ALIGN), (size_t)SCRATCH_ALIGN);
@@ -104,13 +110,19 @@ qr_status qr_ops_launch(qr_ops *ops, qr_error *err)
     qr_status status = ops->backend->step_end(ops->device, err);
     if (status == QR_OK && ops->device->broken)
         status = qr_fail(err, QR_DEVICE_FAILED, "%s: step: broken for a test", ops->device->description);
+    if (status != QR_OK)
+        fail_group(ops);
     return status;
 }
 
 qr_status qr_ops_wait(qr_ops *ops, qr_error *err)
 {
-    bool done = ops->planning || ops->backend->step_wait == NULL;
-    return done ? QR_OK : ops->backend->step_wait(ops->device, err);
+    if (ops->planning || ops->backend->step_wait == NULL)
+        return QR_OK;
+    qr_status status = ops->backend->step_wait(ops->device, err);
+    if (status != QR_OK)
+        fail_group(ops);
+    return status;
 }
 
 qr_status qr_ops_end(qr_ops *ops, qr_error *err)
@@ -190,12 +202,26 @@ static void count_weight(qr_ops *ops, const qr_weight *w, int64_t rows)
 
 /* ---- Ops ---- */
 
+/* A device that is lost comes to no meeting: the others wait until its step ends. */
+static bool meets(const qr_ops *ops, qr_tensor x)
+{
+    return ops->device->ranks > 1 && !ops->device->broken && !ops->planning && x.rows > 0;
+}
+
+static void sum_ranks(qr_ops *ops, qr_tensor x)
+{
+    QR_ASSERT(x.row_stride == x.cols);
+    if (meets(ops, x))
+        ops->backend->all_reduce(ops->device, x);
+}
+
 qr_tensor qr_op_embed(qr_ops *ops, const qr_weight *table)
 {
     const qr_batch *batch = ops->batch;
     qr_tensor y = take_tensor(ops, batch->n_tokens, table->cols, QR_DTYPE_F32);
     if (!ops->planning)
         ops->backend->embed(ops->device, table, batch->token_ids, y);
+    sum_ranks(ops, y);
     return y;
 }
 
@@ -257,6 +283,12 @@ void qr_op_linear_into(qr_ops *ops, qr_tensor x, const qr_weight *weight, const 
 {
     QR_ASSERT(is_activation(x) && is_activation(y));
     run_linear(ops, x, &weight, &bias, 1, &y);
+}
+
+void qr_op_linear_sum(qr_ops *ops, qr_tensor x, const qr_weight *weight, const float *bias, qr_tensor y)
+{
+    qr_op_linear_into(ops, x, weight, ops->device->rank == 0 ? bias : NULL, y);
+    sum_ranks(ops, y);
 }
 
 qr_tensor qr_op_linear_swiglu(qr_ops *ops, qr_tensor x, const qr_weight *gate, const qr_weight *up)
@@ -337,10 +369,26 @@ qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t co
     return y;
 }
 
+/* F32 [x.rows, vocab]. All ranks take the same memory first: a backend may reckon with equal places. */
+static qr_tensor head_logits(qr_ops *ops, qr_tensor x, const qr_weight *head)
+{
+    qr_tensor logits = take_tensor(ops, x.rows, QR_MAX(head->rows, head->rows_all), QR_DTYPE_F32);
+    if (ops->device->ranks == 1) {
+        run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
+        return logits;
+    }
+    size_t mark = ops->used;
+    qr_tensor own = take_tensor(ops, x.rows, head->rows, QR_DTYPE_F32);
+    run_linear(ops, x, &head, &(const float *){NULL}, 1, &own);
+    if (meets(ops, own))
+        ops->backend->all_gather(ops->device, own, head->row_begin, logits);
+    ops->used = mark;
+    return logits;
+}
+
 const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head)
 {
-    qr_tensor logits = take_tensor(ops, x.rows, head->rows, QR_DTYPE_F32);
-    run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
+    qr_tensor logits = head_logits(ops, x, head);
     return ops->planning || ops->backend->logits == NULL ? logits.data
                                                          : ops->backend->logits(ops->device, logits);
 }
@@ -358,8 +406,7 @@ void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *
                 int32_t count)
 {
     QR_ASSERT(ops->backend->draw != NULL && !ops->planning && count > 0 && count <= x.rows);
-    qr_tensor logits = take_tensor(ops, x.rows, head->rows, QR_DTYPE_F32);
-    run_linear(ops, x, &head, &(const float *){NULL}, 1, &logits);
+    qr_tensor logits = head_logits(ops, x, head);
     ops->backend->draw(ops->device, logits, draws, first, count);
 }
 

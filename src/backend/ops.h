@@ -5,7 +5,9 @@
  * check shapes and take scratch but compute nothing: the peak is the exact scratch a batch shape needs.
  * Determinism: each output row depends only on its own sequence's tokens; every reduction has one order that
  * depends on shapes of the model and on absolute positions, never on the batch, the chunking or the threads.
- * Thread: the engine thread (it is worker 0 of the CPU pool).
+ * Several devices may compute one model together (team.h): each is a rank that runs the same ops on its share, and the
+ * ops that need all shares say so. Sums over ranks are taken in the order of ranks.
+ * Thread: the engine thread (it is worker 0 of the CPU pool); with several ranks, each rank's own.
  */
 #ifndef QR_BACKEND_OPS_H
 #define QR_BACKEND_OPS_H
@@ -28,6 +30,7 @@ typedef struct qr_device_options {
     const char *device; /* "auto", "cpu", "cuda", "cuda:1", "sim", "sim:flops=4e14,overhead=1e-3" */
     const char *isa;    /* "auto", "generic", "avx2", "avx512" */
     int threads;        /* 0: all */
+    int rank, ranks;    /* which of how many that will work together; 0 of 0: it works alone */
 } qr_device_options;
 qr_status qr_device_open(const qr_device_options *options, qr_device **out, qr_error *err);
 void qr_device_close(qr_device *device);
@@ -36,7 +39,8 @@ void qr_device_break(qr_device *device);
 const char *qr_device_name(const qr_device *device); /* "cpu" */
 const char *qr_device_describe(
     const qr_device *device); /* "cpu avx512+vnni+bf16, 2 threads": part of the fingerprint */
-/* What may be taken now: of a device's own memory `share` of all of it, less what is taken already (by anyone). */
+/* What may be taken now: of a device's own memory `share` of all of it, less what is taken already (by anyone); of memory
+ * that ranks share, this one's part. */
 uint64_t qr_device_memory_available(const qr_device *device, double share);
 /* Bytes a second that it can read and BF16 operations that it can do, measured (at the first call; takes 1 GiB for as
  * long); 0: not measured. */
@@ -95,7 +99,8 @@ qr_ops *qr_ops_plan_new(qr_device *device);
 size_t qr_ops_scratch_peak(const qr_ops *ops);
 
 void qr_ops_begin(qr_ops *ops, const qr_batch *batch); /* a step; scratch empty again */
-qr_status qr_ops_end(qr_ops *ops, qr_error *err);      /* waits for the device; QR_DEVICE_FAILED */
+/* Waits for the device. QR_DEVICE_FAILED, which also ends the waiting of the other ranks: theirs is QR_CANCELLED. */
+qr_status qr_ops_end(qr_ops *ops, qr_error *err);
 /* qr_ops_end in two halves, so that the host can make the next step while the device runs this one: begin 1, launch 1,
  * begin 2, launch 2, wait 1, begin 3, ... On a device that does not run ahead, launch does all of it. */
 qr_status qr_ops_launch(qr_ops *ops, qr_error *err);
@@ -117,7 +122,8 @@ void qr_ops_work(const qr_ops *ops, uint64_t *bytes, uint64_t *flops);
 /* An uninitialised activation [rows, cols] from the scratch: what a caller keeps across a mark. */
 qr_tensor qr_op_tensor(qr_ops *ops, int64_t rows, int64_t cols);
 
-/* [T] ids of the batch -> [T, hidden]. Ids were checked against the vocabulary at submission. */
+/* [T] ids of the batch -> [T, hidden]. Ids were checked against the vocabulary at submission. With several ranks each
+ * has some of the table's rows, and all get the sum. */
 qr_tensor qr_op_embed(qr_ops *ops, const qr_weight *table);
 /* y = x / rms(x) * w, per row. */
 qr_tensor qr_op_rmsnorm(qr_ops *ops, qr_tensor x, const float *w, float eps);
@@ -132,6 +138,8 @@ void qr_op_linear(qr_ops *ops, qr_tensor x, const qr_weight *const *weights, con
                   int count, qr_tensor *y);
 /* The same for one matrix into y [T, N], which the caller took. bias may be NULL. */
 void qr_op_linear_into(qr_ops *ops, qr_tensor x, const qr_weight *weight, const float *bias, qr_tensor y);
+/* The same where each rank has some of the columns of W and of x: y is the sum of all ranks' products, plus bias. */
+void qr_op_linear_sum(qr_ops *ops, qr_tensor x, const qr_weight *weight, const float *bias, qr_tensor y);
 /* silu(x Wg^T) * (x Wu^T): the gated MLP's first half, fused. */
 qr_tensor qr_op_linear_swiglu(qr_ops *ops, qr_tensor x, const qr_weight *gate, const qr_weight *up);
 /* Other gated activations: "silu", "gelu", "gelu_tanh"; out = act(gate) * up, in place in gate. */
@@ -162,6 +170,10 @@ void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v);
 qr_tensor qr_op_attention(qr_ops *ops, int layer, qr_tensor q, int32_t n_heads, float scale);
 /* Rows of x named by rows[count] -> [count, cols]. */
 qr_tensor qr_op_gather(qr_ops *ops, qr_tensor x, const int32_t *rows, int32_t count);
+/* Logits in host memory, F32 [x.rows, vocabulary]; valid until the scratch is released. Waits for the device. With several
+ * ranks each has some of the head's rows, and all get the logits of the whole. */
+const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head);
+
 /* ---- Drawing on the device: for backends that can; the logits then stay there ---- */
 
 /* How a row's token is drawn (sample/sampler.h's rules without masks and penalties). */
@@ -177,13 +189,11 @@ bool qr_device_draws(const qr_device *device, int32_t vocab);
  * nothing of the host before its end (and may be replayed from a recording). */
 void qr_ops_promise_draws(qr_ops *ops);
 /* Draws for rows [first, first + count) of the batch's logit rows, whose hidden states are x (x may have more rows:
- * what fills a batch up). Results are there after qr_ops_end or qr_ops_wait, until the next of these. */
+ * what fills a batch up). Results are there after qr_ops_end or qr_ops_wait, until the next of these; every rank has
+ * them. */
 void qr_op_draw(qr_ops *ops, qr_tensor x, const qr_weight *head, const qr_draw *draws, int32_t first,
                 int32_t count);
 int32_t qr_ops_drawn(const qr_ops *ops, int32_t row);             /* -1: no finite logit */
 const float *qr_ops_drawn_logits(const qr_ops *ops, int32_t row); /* of rows with to_host */
-
-/* Logits in host memory, F32 [x.rows, head rows]; valid until the scratch is released. Waits for the device. */
-const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head);
 
 #endif

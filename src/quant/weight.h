@@ -24,6 +24,7 @@ enum { QR_PART_DATA, QR_PART_SCALES, QR_PART_ZEROS, QR_PART_PERM, QR_PART_COUNT 
 typedef struct qr_weight {
     qr_format format; /* of the parts */
     int64_t rows, cols;
+    int64_t row_begin, rows_all; /* a rank's rows: where they begin in the whole, and its rows; else 0 */
     qr_weight_part part[QR_PART_COUNT];
     const char *name; /* for messages and inspect; model arena */
     /* Prepared by the backend (owned by it; weight_release gives it back). */

@@ -46,6 +46,13 @@ static qr_status choose_isa(const char *name, cpu_isa *isa, qr_error *err)
                    name);
 }
 
+/* Ranks share the threads: 7 among 3 are 2, 2 and 3. */
+static int own_threads(const qr_device_options *options)
+{
+    int all = options->threads > 0 ? options->threads : qr_cpu_count(), ranks = QR_MAX(options->ranks, 1);
+    return QR_MAX(1, all * (options->rank + 1) / ranks - all * options->rank / ranks);
+}
+
 static void describe(cpu_device *device)
 {
     snprintf(device->base.description, sizeof device->base.description, "cpu %s%s%s, %d thread%s",
@@ -64,7 +71,7 @@ static qr_status cpu_open(const qr_device_options *options, qr_device **out, qr_
     device->isa = isa;
     device->vnni = isa == CPU_ISA_AVX512;
     device->bf16 = isa == CPU_ISA_AVX512 && qr_cpu_detect()->avx512_bf16;
-    device->pool = cpu_pool_new(options->threads > 0 ? options->threads : qr_cpu_count());
+    device->pool = cpu_pool_new(own_threads(options));
     qr_arena_init(&device->vectors, 64 << 10);
     device->linear = cpu_linear_for(isa, device->bf16);
     device->vector = cpu_vector_for(isa);
@@ -77,6 +84,7 @@ static void cpu_close(qr_device *device)
 {
     cpu_device *cpu = (cpu_device *)device;
     cpu_pool_free(cpu->pool);
+    cpu_group_leave(cpu);
     cpu_regions_close(cpu);
     qr_arena_release(&cpu->vectors);
     qr_free(cpu);
@@ -84,9 +92,8 @@ static void cpu_close(qr_device *device)
 
 static uint64_t cpu_memory_available(const qr_device *device, double share)
 {
-    (void)device;
     (void)share;
-    return qr_memory_available();
+    return qr_memory_available() / (uint64_t)device->ranks;
 }
 
 static int cpu_host_threads(const qr_device *device)
@@ -124,9 +131,7 @@ static void cpu_step_begin(qr_device *device, qr_kv *kv, const qr_batch *batch)
 
 static qr_status cpu_step_end(qr_device *device, qr_error *err)
 {
-    (void)device;
-    (void)err;
-    return QR_OK;
+    return cpu_group_status((const cpu_device *)device, err);
 }
 
 const qr_backend qr_backend_cpu = {
@@ -150,6 +155,10 @@ const qr_backend qr_backend_cpu = {
     .linear_scratch_bytes = cpu_linear_scratch_bytes,
     .step_begin = cpu_step_begin,
     .step_end = cpu_step_end,
+    .group_open = cpu_group_open,
+    .group_fail = cpu_group_fail,
+    .all_reduce = cpu_all_reduce,
+    .all_gather = cpu_all_gather,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
     .add = cpu_add,

@@ -30,6 +30,7 @@ typedef struct cpu_device {
     cpu_isa isa;
     bool vnni, bf16;
     cpu_pool *pool;
+    struct cpu_group *group;    /* the ranks that it works with, or NULL (group.c) */
     qr_arena vectors;           /* norms and biases as F32 */
     struct cpu_region *regions; /* packed weights (pack.c) */
     const struct cpu_linear_kernels *linear;
@@ -37,6 +38,14 @@ typedef struct cpu_device {
 } cpu_device;
 
 qr_status cpu_limits(qr_device *, bool refresh, char **json, qr_error *); /* limits.c */
+/* ---- Ranks (group.c) ---- */
+qr_status cpu_group_open(qr_device *const *devices, int count, qr_error *err);
+void cpu_group_leave(cpu_device *device);
+void cpu_group_fail(qr_device *device);
+/* QR_CANCELLED once the group has failed. */
+qr_status cpu_group_status(const cpu_device *device, qr_error *err);
+void cpu_all_reduce(qr_device *device, qr_tensor x);
+void cpu_all_gather(qr_device *device, qr_tensor x, int64_t first, qr_tensor y);
 
 typedef struct cpu_kv {
     qr_kv base;   /* first */

@@ -64,7 +64,12 @@ static void run_rows(rows_job *job, int64_t rows, int64_t cols)
 
 static void run_embed(const rows_job *job, int64_t row)
 {
-    cpu_weight_row(job->device, job->table, job->ids[row], row_of(job->y, row));
+    const qr_weight *table = job->table;
+    int64_t id = job->ids[row] - table->row_begin;
+    if (id >= 0 && id < table->rows)
+        cpu_weight_row(job->device, table, id, row_of(job->y, row));
+    else
+        memset(row_of(job->y, row), 0, (size_t)job->y.cols * sizeof(float));
 }
 
 void cpu_embed(qr_device *device, const qr_weight *table, const int32_t *ids, qr_tensor y)
