@@ -150,6 +150,9 @@ typedef struct qr_model_options {
     /* When given, the memory plan of such an engine is made and logged before any weight is read, and one that cannot
      * fit is refused (QR_OUT_OF_MEMORY, with the numbers). */
     const struct qr_engine_options *engine_options;
+    /* Ranks that share the model: GPUs from the named one on, or parts of the CPU's threads; 0: 1. Refused with the
+     * numbers when heads, widths or quantised blocks do not divide. */
+    int32_t tensor_parallel_size;
 } qr_model_options;
 QR_API void qr_model_options_init(qr_model_options *options);
 
@@ -191,8 +194,8 @@ typedef struct qr_engine_options {
     int32_t block_size;               /* tokens in a KV block; 0: the backend's (CPU: 16) */
     const char *kv_cache_dtype; /* "auto" (default), "float32", "float16", "bfloat16" */
     uint64_t
-        kv_cache_memory_bytes; /* 0: a quarter of the memory available, at most what max_num_seqs full contexts need;
-                                * on a GPU all that gpu_memory_utilization leaves */
+        kv_cache_memory_bytes; /* of each rank; 0: a quarter of the memory available, at most what max_num_seqs full
+                                * contexts need; on a GPU all that gpu_memory_utilization leaves */
     int32_t num_kv_blocks;      /* 0: from the bytes; else exactly this many (tests of preemption) */
     bool enable_prefix_caching; /* default true */
     bool priority_scheduling;  /* default false: first come, first served; true: lower priority value first */

@@ -50,6 +50,8 @@ class ModelOptions(c.Structure):
         ("dummy_seed", c.c_uint64),
         ("progress", ProgressFn),
         ("progress_user", c.c_void_p),
+        ("engine_options", c.c_void_p),
+        ("tensor_parallel_size", c.c_int32),
     ]
 
 

@@ -48,10 +48,12 @@ class EngineArgs:
     enable_chunked_prefill: bool = True
 
     def __post_init__(self) -> None:
-        for name, supported in (("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("quantization", None), ("tokenizer", None)):
+        for name, supported in (("pipeline_parallel_size", 1), ("quantization", None), ("tokenizer", None)):
             value = getattr(self, name)
             if value != supported and not (name == "tokenizer" and value == self.model):
                 raise native.InvalidArgument("UNSUPPORTED", f"{name}={value!r} is not supported yet")
+        if self.tensor_parallel_size < 1:
+            raise native.InvalidArgument("INVALID_ARGUMENT", f"tensor_parallel_size must be 1 or more, got {self.tensor_parallel_size}")
         if self.scheduling_policy not in ("fcfs", "priority"):
             raise native.InvalidArgument("INVALID_ARGUMENT", f"scheduling_policy must be fcfs or priority, got {self.scheduling_policy!r}")
 
@@ -60,6 +62,7 @@ class EngineArgs:
         native.lib.qr_model_options_init(c.byref(o))
         o.path, o.dtype, o.device, o.isa = path.encode(), self.dtype.encode(), self.device.encode(), self.isa.encode()
         o.threads, o.load_format = self.threads, self.load_format.encode()
+        o.tensor_parallel_size = self.tensor_parallel_size
         if self.hf_overrides:
             o.hf_overrides = json.dumps(self.hf_overrides).encode()
         return o

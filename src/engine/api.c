@@ -91,7 +91,7 @@ qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_e
 {
     qr_engine_plan plan;
     qr_status status =
-        qr_engine_plan_make(model->net, model->device, &model->net_options, options, true, &plan, err);
+        qr_engine_plan_make(model->team, model->nets, &model->net_options, options, true, &plan, err);
     if (status != QR_OK)
         return status;
     qr_engine *e = qr_calloc(1, sizeof(*e));
@@ -109,11 +109,19 @@ qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_e
     qr_queue_init(&e->text_queue, (size_t)plan.options.max_waiting + 1);
     qr_metrics_init(&e->metrics, plan.max_model_len);
     write_config_label(e);
+    for (int i = 0; i < plan.ranks; i++) {
+        const qr_rank_plan *rank = &plan.rank[i];
+        qr_metrics_add_rank(&e->metrics, i, "weights",
+                            rank->weights.mapped_bytes + rank->weights.copied_bytes);
+        qr_metrics_add_rank(&e->metrics, i, "kv", rank->kv_bytes);
+        qr_metrics_add_rank(&e->metrics, i, "scratch", rank->scratch_bytes);
+    }
     qr_metrics_publish(&e->metrics);
     e->scheduler = qr_scheduler_new(&plan.scheduler);
     e->root = e->scheduler->root;
-    qr_device_rates(model->device, &e->read_rate, &e->flop_rate); /* before KV takes the memory */
-    status = qr_runner_new(model->net, model->device, &plan.runner, &e->runner, err);
+    qr_device_rates(qr_team_device(model->team, 0), &e->read_rate,
+                    &e->flop_rate); /* before KV takes the memory */
+    status = qr_runner_new(model->team, model->nets, &plan.runner, &e->runner, err);
     if (status == QR_OK) {
         e->ahead = plan.options.async_scheduling != NULL && strcmp(plan.options.async_scheduling, "auto") != 0
                        ? strcmp(plan.options.async_scheduling, "on") == 0
@@ -126,7 +134,7 @@ qr_status qr_engine_open(qr_model *model, const qr_engine_options *options, qr_e
         qr_engine_close(e);
         return status;
     }
-    qr_engine_plan_log(&plan, "engine_open", qr_device_describe(model->device));
+    qr_engine_plan_log(&plan, "engine_open", model->team);
     *out = e;
     return QR_OK;
 }

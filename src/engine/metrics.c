@@ -1,7 +1,9 @@
 #include "engine/metrics.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/mem.h"
 
 /* ---- Bucket sets (vLLM v1's) ---- */
@@ -67,6 +69,14 @@ void qr_metrics_init(qr_metrics *m, int64_t max_model_len)
     }
 }
 
+void qr_metrics_add_rank(qr_metrics *m, int rank, const char *kind, uint64_t bytes)
+{
+    QR_ASSERT(m->rank_row_count < QR_METRIC_RANK_ROWS_MAX);
+    qr_rank_metric *row = &m->rank_rows[m->rank_row_count++];
+    snprintf(row->label, sizeof(row->label), "rank=\"%d\",kind=\"%s\"", rank, kind);
+    row->value = (double)bytes;
+}
+
 void qr_metrics_release(qr_metrics *m) { pthread_mutex_destroy(&m->mutex); }
 
 void qr_metrics_observe(qr_metrics *m, qr_metric_id id, double value)
@@ -91,9 +101,11 @@ void qr_metrics_publish(qr_metrics *m)
 
 size_t qr_metrics_read(qr_metrics *m, qr_metric **out)
 {
-    /* The rows, then the values that they point into, then the config's label. */
-    size_t rows_bytes = QR_ROUND_UP(QR_METRIC_COUNT * sizeof(qr_metric), sizeof(double));
-    char *memory = qr_alloc(rows_bytes + sizeof(qr_metric_values) + sizeof(m->config_label));
+    /* The rows, then the values that they point into, then the labels. */
+    size_t count = QR_METRIC_RANK_MEMORY + m->rank_row_count;
+    size_t rows_bytes = QR_ROUND_UP(count * sizeof(qr_metric), sizeof(double));
+    char *memory =
+        qr_alloc(rows_bytes + sizeof(qr_metric_values) + sizeof(m->config_label) + sizeof(m->rank_rows));
     qr_metric *metrics = (qr_metric *)(void *)memory;
     qr_metric_values *values = (qr_metric_values *)(void *)(memory + rows_bytes);
     char *label = memory + rows_bytes + sizeof(*values);
@@ -101,7 +113,9 @@ size_t qr_metrics_read(qr_metrics *m, qr_metric **out)
     *values = m->published;
     pthread_mutex_unlock(&m->mutex);
     memcpy(label, m->config_label, sizeof(m->config_label));
-    for (qr_metric_id id = 0; id < QR_METRIC_COUNT; id++) {
+    qr_rank_metric *ranks = (qr_rank_metric *)(void *)(label + sizeof(m->config_label));
+    memcpy(ranks, m->rank_rows, sizeof(m->rank_rows));
+    for (qr_metric_id id = 0; id < QR_METRIC_RANK_MEMORY; id++) {
         metrics[id] = (qr_metric){.name = rows[id].name,
                                   .help = rows[id].help,
                                   .type = rows[id].type,
@@ -111,8 +125,14 @@ size_t qr_metrics_read(qr_metrics *m, qr_metric **out)
                                   .buckets = values->buckets[id]};
         metrics[id].bounds = bounds_of(m, id, &metrics[id].bound_count);
     }
+    for (size_t i = 0; i < m->rank_row_count; i++)
+        metrics[QR_METRIC_RANK_MEMORY + i] = (qr_metric){.name = rows[QR_METRIC_RANK_MEMORY].name,
+                                                         .help = rows[QR_METRIC_RANK_MEMORY].help,
+                                                         .type = rows[QR_METRIC_RANK_MEMORY].type,
+                                                         .label = ranks[i].label,
+                                                         .value = ranks[i].value};
     *out = metrics;
-    return QR_METRIC_COUNT;
+    return count;
 }
 
 void qr_metrics_free(qr_metric *metrics) { qr_free(metrics); }

@@ -26,13 +26,22 @@ typedef struct qr_metric_values {
     uint64_t buckets[QR_METRIC_COUNT][QR_METRIC_BOUNDS_MAX + 1];
 } qr_metric_values;
 
+/* Rows of QR_METRIC_RANK_MEMORY, whose labels depend on the model. */
+#define QR_METRIC_RANK_ROWS_MAX 48
+typedef struct qr_rank_metric {
+    char label[40]; /* rank="0",kind="kv" */
+    double value;
+} qr_rank_metric;
+
 typedef struct qr_metrics {
     qr_metric_values own; /* engine thread */
     pthread_mutex_t mutex;
     qr_metric_values published;                /* under mutex */
     double token_bounds[QR_METRIC_BOUNDS_MAX]; /* 1, 2, 5, 10, ... up to the longest sequence */
     size_t token_bound_count;
-    char config_label[256]; /* of vllm:cache_config_info */
+    char config_label[256];                            /* of vllm:cache_config_info */
+    qr_rank_metric rank_rows[QR_METRIC_RANK_ROWS_MAX]; /* immutable once open */
+    size_t rank_row_count;
 } qr_metrics;
 
 void qr_metrics_init(qr_metrics *metrics, int64_t max_model_len);
@@ -40,6 +49,7 @@ void qr_metrics_release(qr_metrics *metrics);
 
 static inline void qr_metrics_set(qr_metrics *m, qr_metric_id id, double value) { m->own.value[id] = value; }
 static inline void qr_metrics_add(qr_metrics *m, qr_metric_id id, double value) { m->own.value[id] += value; }
+void qr_metrics_add_rank(qr_metrics *metrics, int rank, const char *kind, uint64_t bytes);
 void qr_metrics_observe(qr_metrics *metrics, qr_metric_id id, double value);
 void qr_metrics_publish(qr_metrics *metrics);
 /* *out is one allocation, freed by qr_metrics_free. */

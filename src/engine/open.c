@@ -211,8 +211,13 @@ static void write_fingerprint(qr_model *model)
     qr_sha256_final(&sha, digest);
     char hex[65];
     qr_sha256_hex(digest, hex);
-    snprintf(model->fingerprint, sizeof(model->fingerprint), "quire-%s %s %s %.12s", QR_VERSION,
-             qr_net_architecture(model->net), qr_device_describe(model->device), hex);
+    int ranks = qr_team_ranks(model->team);
+    n = snprintf(model->fingerprint, sizeof(model->fingerprint), "quire-%s %s %s %.12s", QR_VERSION,
+                 qr_net_architecture(model->nets[0]), qr_device_describe(qr_team_device(model->team, 0)),
+                 hex);
+    if (ranks > 1 && n > 0 && (size_t)n < sizeof(model->fingerprint))
+        snprintf(model->fingerprint + n, sizeof(model->fingerprint) - (size_t)n, " tensor-parallel %d",
+                 ranks);
 }
 
 /* ---- Models ---- */
@@ -230,6 +235,9 @@ static qr_status read_options(const qr_model_options *from, qr_model_options *o,
     memcpy(o, from, QR_MIN(from->size, sizeof(*o)));
     if (o->path == NULL || o->path[0] == '\0')
         return qr_fail(err, QR_INVALID_ARGUMENT, "model: no path given");
+    if (o->tensor_parallel_size < 0 || o->tensor_parallel_size > QR_RANKS_MAX)
+        return qr_fail(err, QR_INVALID_ARGUMENT, "model: tensor_parallel_size must be 1 to %d, got %d",
+                       QR_RANKS_MAX, o->tensor_parallel_size);
     *net = (qr_net_options){.dtype = -1, .progress = o->progress, .progress_user = o->progress_user};
     if (o->dtype != NULL && strcmp(o->dtype, "auto") != 0) {
         net->dtype = qr_dtype_parse(o->dtype);
@@ -251,17 +259,26 @@ static qr_status plan_ahead(const qr_model *model, const qr_model_options *o, qr
     qr_engine_plan plan;
     if (o->engine_options == NULL)
         return QR_OK;
-    qr_status status = qr_engine_plan_make(model->net, model->device, &model->net_options, o->engine_options,
+    qr_status status = qr_engine_plan_make(model->team, model->nets, &model->net_options, o->engine_options,
                                            false, &plan, err);
     if (status == QR_OK)
-        qr_engine_plan_log(&plan, "memory_plan", qr_device_describe(model->device));
+        qr_engine_plan_log(&plan, "memory_plan", model->team);
     return status;
 }
 
-/* Weights mapped, config read, names and shapes bound, device opened: all that a plan needs. */
+static qr_status bind_nets(qr_model *model, int ranks, qr_error *err)
+{
+    qr_status status = QR_OK;
+    for (int i = 0; i < ranks && status == QR_OK; i++)
+        status = qr_net_bind(model->weights, &model->config, i, ranks, &model->nets[i], err);
+    return status;
+}
+
+/* Weights mapped, config read, names and shapes bound, devices opened: all that a plan needs. */
 static qr_status open_unloaded(qr_model *model, const qr_model_options *o, tokenizer_load *load,
                                qr_error *err)
 {
+    int ranks = QR_MAX(o->tensor_parallel_size, 1);
     qr_status status = qr_weights_open(o->path, &model->weights, err);
     if (status == QR_NOT_FOUND && model->net_options.dummy_seed != 0 && qr_file_is_dir(o->path))
         status = qr_weights_open_empty(o->path, &model->weights, err); /* config.json alone will do */
@@ -270,10 +287,20 @@ static qr_status open_unloaded(qr_model *model, const qr_model_options *o, token
     tokenizer_load_begin(load, model->weights);
     if ((status = qr_config_read(model->weights, o->hf_overrides, &model->arena, &model->config, err)) !=
             QR_OK ||
-        (status = qr_net_bind(model->weights, &model->config, &model->net, err)) != QR_OK)
+        (status = bind_nets(model, ranks, err)) != QR_OK)
         return status;
     const qr_device_options device = {.device = o->device, .isa = o->isa, .threads = o->threads};
-    return qr_device_open(&device, &model->device, err);
+    return qr_team_open(&device, ranks, &model->team, err);
+}
+
+/* On the rank's thread. Progress is rank 0's: the others are as far. */
+static qr_status load_rank(void *arg, int rank, qr_error *err)
+{
+    qr_model *model = arg;
+    qr_net_options options = model->net_options;
+    if (rank > 0)
+        options.progress = NULL;
+    return qr_net_load(model->nets[rank], qr_team_device(model->team, rank), &options, err);
 }
 
 static qr_model *model_new(void)
@@ -294,7 +321,7 @@ qr_status qr_model_open(const qr_model_options *options, qr_model **out, qr_erro
     if (status == QR_OK)
         status = plan_ahead(model, &o, err);
     if (status == QR_OK)
-        status = qr_net_load(model->net, model->device, &model->net_options, err);
+        status = qr_team_run(model->team, load_rank, model, err);
     qr_status text_status = tokenizer_load_end(&load, &model->tokenizer, status == QR_OK ? err : NULL);
     if (status == QR_OK)
         status = text_status;
@@ -306,9 +333,9 @@ qr_status qr_model_open(const qr_model_options *options, qr_model **out, qr_erro
     write_generation_config(model);
     write_fingerprint(model);
     char quoted[200];
-    qr_log(QR_LOG_INFO, "model_open", "path=%s architecture=%s device=%s",
-           qr_log_quote(o.path, quoted, sizeof(quoted)), qr_net_architecture(model->net),
-           qr_device_name(model->device));
+    qr_log(QR_LOG_INFO, "model_open", "path=%s architecture=%s device=%s ranks=%d",
+           qr_log_quote(o.path, quoted, sizeof(quoted)), qr_net_architecture(model->nets[0]),
+           qr_device_name(qr_team_device(model->team, 0)), qr_team_ranks(model->team));
     *out = model;
     return QR_OK;
 }
@@ -319,9 +346,9 @@ void qr_model_close(qr_model *model)
         return;
     if (model->tokenizer != NULL)
         qr_tokenizer_close(model->tokenizer);
-    qr_net_free(model->net);
-    if (model->device != NULL)
-        qr_device_close(model->device);
+    for (int i = 0; i < QR_RANKS_MAX; i++)
+        qr_net_free(model->nets[i]);
+    qr_team_close(model->team);
     if (model->weights != NULL)
         qr_weights_close(model->weights);
     qr_free(model->generation_config);
@@ -331,7 +358,7 @@ void qr_model_close(qr_model *model)
 
 const qr_tokenizer *qr_model_tokenizer(const qr_model *model) { return model->tokenizer; }
 qr_tokenizer *qr_model_tokenizer_mutable(qr_model *model) { return model->tokenizer; }
-int32_t qr_model_vocab_size(const qr_model *model) { return qr_net_vocab(model->net); }
+int32_t qr_model_vocab_size(const qr_model *model) { return qr_net_vocab(model->nets[0]); }
 int64_t qr_model_context_length(const qr_model *model) { return model->config.context; }
 const char *qr_model_generation_config(const qr_model *model) { return model->generation_config; }
 const char *qr_model_fingerprint(const qr_model *model) { return model->fingerprint; }
@@ -407,14 +434,15 @@ static char *inspect_json(const qr_model *model, const qr_engine_plan *plan)
     put_str(json, "path", qr_weights_path(model->weights));
     put_str(json, "container",
             qr_weights_container(model->weights) == QR_CONTAINER_GGUF ? "gguf" : "safetensors");
-    put_str(json, "architecture", qr_net_architecture(model->net));
-    put_int(json, "parameters", (int64_t)qr_net_parameters(model->net));
+    put_str(json, "architecture", qr_net_architecture(model->nets[0]));
+    put_int(json, "parameters", (int64_t)qr_net_parameters(model->nets[0]));
     put_int(json, "weights_bytes", (int64_t)qr_weights_bytes(model->weights));
-    put_str(json, "device", qr_device_describe(model->device));
-    qr_json_set(json, "formats", formats_json(model->net));
+    put_str(json, "device", qr_device_describe(qr_team_device(model->team, 0)));
+    put_int(json, "tensor_parallel_size", qr_team_ranks(model->team));
+    qr_json_set(json, "formats", formats_json(model->nets[0]));
     qr_json_set(json, "config", config_json(&model->config));
     qr_json_set(json, "tokenizer", tokenizer_json(model->tokenizer));
-    qr_json_set(json, "plan", qr_engine_plan_json(plan));
+    qr_json_set(json, "plan", qr_engine_plan_json(plan, model->team));
     qr_buf buf = {0};
     qr_json_write(json, 0, &buf);
     qr_json_free(json);
@@ -435,7 +463,7 @@ qr_status qr_model_inspect(const qr_model_options *options, const qr_engine_opti
     if (status == QR_OK)
         status = text_status;
     if (status == QR_OK) {
-        status = qr_engine_plan_make(model->net, model->device, &model->net_options, engine_options, false,
+        status = qr_engine_plan_make(model->team, model->nets, &model->net_options, engine_options, false,
                                      &plan, err);
         if (status == QR_OK || status == QR_OUT_OF_MEMORY)
             *json = inspect_json(model, &plan);

@@ -1,7 +1,9 @@
-/* qr_model: an opened checkpoint: weights, config, net on a device, tokenizer. Thread: immutable once open. */
+/* qr_model: an opened checkpoint: weights, config, a net on a device for each rank, tokenizer. Thread: immutable once
+ * open. */
 #ifndef QR_ENGINE_OPEN_H
 #define QR_ENGINE_OPEN_H
 
+#include "backend/team.h"
 #include "engine/plan.h"
 #include "loader/config.h"
 #include "loader/weights.h"
@@ -14,9 +16,9 @@ struct qr_model {
     qr_arena arena;
     qr_weights *weights;
     qr_model_config config;
-    qr_net *net;
+    qr_team *team;
+    qr_net *nets[QR_RANKS_MAX];
     qr_net_options net_options;
-    qr_device *device;
     qr_tokenizer *tokenizer; /* NULL: token ids only */
     char *generation_config;
     char fingerprint[160];

@@ -1,6 +1,7 @@
 #include "engine/plan.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -91,14 +92,14 @@ static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_net *net, const 
 }
 
 /* Memory for KV: as much as was asked for, else `share`, at most what can be used. */
-static int32_t choose_blocks(const qr_engine_plan *plan, uint64_t share)
+static int32_t choose_blocks(const qr_engine_plan *plan, const qr_rank_plan *rank, uint64_t share)
 {
     const qr_engine_options *o = &plan->options;
     if (o->num_kv_blocks > 0)
         return o->num_kv_blocks;
     uint64_t useful = (uint64_t)o->max_num_seqs * (uint64_t)plan->blocks_per_sequence;
-    uint64_t blocks = o->kv_cache_memory_bytes > 0 ? o->kv_cache_memory_bytes / plan->block_bytes
-                                                   : QR_MIN(share / plan->block_bytes, useful);
+    uint64_t blocks = o->kv_cache_memory_bytes > 0 ? o->kv_cache_memory_bytes / rank->block_bytes
+                                                   : QR_MIN(share / rank->block_bytes, useful);
     return (int32_t)QR_MIN(QR_MAX(blocks, 1), BLOCKS_MAX);
 }
 
@@ -131,44 +132,93 @@ static void fill_scheduler(qr_engine_plan *plan, const qr_kv_spec *specs, int n_
     plan->scheduler.n_groups = qr_kv_groups(specs, n_layers, plan->scheduler.window);
 }
 
-/* A quarter of what there is; of a device's own memory, all that the largest step leaves. */
-static uint64_t kv_share(const qr_engine_plan *plan, const qr_net *net, qr_device *device, uint64_t budget,
-                         int64_t context)
+static size_t step_scratch(const qr_engine_plan *plan, const qr_net *net, qr_device *device, int64_t context)
 {
-    if (!qr_device_owns_memory(device))
-        return budget / 4;
     qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens,
                         .n_seqs = plan->options.max_num_seqs,
                         .n_logit_rows = plan->options.max_num_batched_tokens,
                         .max_logit_rows = plan->runner.max_logit_rows,
                         .context_max = (int32_t)context,
                         .block_size = plan->options.block_size};
-    uint64_t others = qr_net_scratch_bytes(net, device, &step) + GPU_SLACK;
+    return qr_net_scratch_bytes(net, device, &step);
+}
+
+/* A quarter of what there is; of a device's own memory, all that the largest step leaves. */
+static uint64_t kv_share(const qr_engine_plan *plan, const qr_net *net, qr_device *device, uint64_t budget,
+                         int64_t context)
+{
+    if (!qr_device_owns_memory(device))
+        return budget / 4;
+    uint64_t others = step_scratch(plan, net, device, context) + GPU_SLACK;
     return budget > others ? budget - others : 0;
 }
 
-static void count_bytes(qr_engine_plan *plan, const qr_net *net, qr_device *device)
+/* "engine", or "engine: rank 1". */
+static const char *rank_name(const qr_engine_plan *plan, int index, char out[32])
 {
-    qr_net_step step = {.n_tokens = plan->options.max_num_batched_tokens,
-                        .n_seqs = plan->options.max_num_seqs,
-                        .n_logit_rows = plan->options.max_num_batched_tokens,
-                        .max_logit_rows = plan->runner.max_logit_rows,
-                        .context_max = (int32_t)plan->max_model_len,
-                        .block_size = plan->options.block_size};
-    plan->scratch_bytes = qr_net_scratch_bytes(net, device, &step);
-    plan->runner.scratch_bytes = plan->scratch_bytes;
+    snprintf(out, 32, plan->ranks > 1 ? "engine: rank %d" : "engine", index);
+    return out;
+}
+
+/* What the rank has, and *blocks: as many as it can hold beside its weights. */
+static qr_status plan_rank(qr_engine_plan *plan, const qr_net *net, qr_device *device,
+                           const qr_net_options *net_options, int64_t context, bool loaded, int index,
+                           int32_t *blocks, qr_error *err)
+{
+    const qr_engine_options *o = &plan->options;
+    qr_rank_plan *rank = &plan->rank[index];
+    char who[32];
+    int n_layers;
+    const qr_kv_spec *specs = qr_net_kv_specs(net, &n_layers);
+    qr_net_plan(net, device, net_options, &rank->weights);
+    bool stated = o->kv_cache_memory_bytes > 0 || o->num_kv_blocks > 0;
+    rank->available_bytes = qr_device_memory_available(device, stated ? 1 : o->gpu_memory_utilization);
+    rank->block_bytes = qr_kv_block_bytes(specs, n_layers, plan->options.block_size, plan->runner.kv_dtype);
+    uint64_t weights = loaded ? 0 : rank->weights.copied_bytes;
+    if (weights > rank->available_bytes)
+        return qr_fail(err, QR_OUT_OF_MEMORY, "%s: %.2f GB wanted for weights alone, %.2f GB available",
+                       rank_name(plan, index, who), (double)weights / 1e9,
+                       (double)rank->available_bytes / 1e9);
+    *blocks =
+        choose_blocks(plan, rank, kv_share(plan, net, device, rank->available_bytes - weights, context));
+    return QR_OK;
+}
+
+static void count_bytes(qr_engine_plan *plan, const qr_team *team, qr_net *const *nets)
+{
+    for (int i = 0; i < plan->ranks; i++) /* one size for all: equal steps have equal places in it */
+        plan->runner.scratch_bytes =
+            QR_MAX(plan->runner.scratch_bytes,
+                   step_scratch(plan, nets[i], qr_team_device(team, i), plan->max_model_len));
     plan->runner.n_blocks = plan->scheduler.n_blocks;
     plan->runner.block_size = plan->options.block_size;
-    plan->kv_bytes = plan->block_bytes * (uint64_t)plan->scheduler.n_blocks;
+    for (int i = 0; i < plan->ranks; i++) {
+        plan->rank[i].scratch_bytes = plan->runner.scratch_bytes;
+        plan->rank[i].kv_bytes = plan->rank[i].block_bytes * (uint64_t)plan->scheduler.n_blocks;
+    }
     uint64_t tables =
         (uint64_t)plan->options.max_num_seqs * (uint64_t)plan->blocks_per_sequence * sizeof(int32_t);
     plan->bookkeeping_bytes = (uint64_t)plan->scheduler.n_groups *
                                   ((uint64_t)plan->scheduler.n_blocks * (sizeof(qr_block) + 8) + tables) +
-                              (uint64_t)qr_net_vocab(net) * 32 +
+                              (uint64_t)qr_net_vocab(nets[0]) * 32 +
                               (uint64_t)plan->options.max_num_batched_tokens * (16 + sizeof(qr_logit_job));
 }
 
-qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net_options *net_options,
+static qr_status check_fits(const qr_engine_plan *plan, int index, bool loaded, qr_error *err)
+{
+    const qr_rank_plan *rank = &plan->rank[index];
+    uint64_t weights = loaded ? 0 : rank->weights.copied_bytes;
+    uint64_t rest = rank->scratch_bytes + plan->bookkeeping_bytes, total = weights + rank->kv_bytes + rest;
+    if (total <= rank->available_bytes)
+        return QR_OK;
+    char who[32];
+    return qr_fail(err, QR_OUT_OF_MEMORY,
+                   "%s: %.2f GB wanted (weights %.2f, KV %.2f, scratch %.2f), %.2f GB available",
+                   rank_name(plan, index, who), (double)total / 1e9, (double)weights / 1e9,
+                   (double)rank->kv_bytes / 1e9, (double)rest / 1e9, (double)rank->available_bytes / 1e9);
+}
+
+qr_status qr_engine_plan_make(const qr_team *team, qr_net *const *nets, const qr_net_options *net_options,
                               const qr_engine_options *options, bool loaded, qr_engine_plan *plan,
                               qr_error *err)
 {
@@ -177,6 +227,8 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
     if (options != NULL)
         memcpy(&plan->options, options, QR_MIN(options->size, sizeof(plan->options)));
     qr_engine_options *o = &plan->options;
+    const qr_net *net = nets[0];
+    qr_device *device = qr_team_device(team, 0);
     qr_status status;
     if ((status = fill_options(o, device, err)) != QR_OK ||
         (status = choose_kv_dtype(plan, net, net_options, err)) != QR_OK)
@@ -192,53 +244,53 @@ qr_status qr_engine_plan_make(const qr_net *net, qr_device *device, const qr_net
     if (plan->scheduler.n_groups < 0)
         return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows",
                        QR_KV_TABLES_MAX);
-    qr_net_plan(net, device, net_options, &plan->weights);
-    bool stated = o->kv_cache_memory_bytes > 0 || o->num_kv_blocks > 0;
-    plan->available_bytes = qr_device_memory_available(device, stated ? 1 : o->gpu_memory_utilization);
-    uint64_t weights = loaded ? 0 : plan->weights.copied_bytes;
-    if (weights > plan->available_bytes)
-        return qr_fail(err, QR_OUT_OF_MEMORY, "engine: %.2f GB wanted for weights alone, %.2f GB available",
-                       (double)weights / 1e9, (double)plan->available_bytes / 1e9);
-    uint64_t budget = plan->available_bytes - weights;
-
     int64_t wanted = o->max_model_len > 0 ? o->max_model_len : config->context;
-    plan->block_bytes = qr_kv_block_bytes(specs, n_layers, o->block_size, plan->runner.kv_dtype);
-    plan->kv_bytes_per_token = plan->block_bytes / (uint64_t)o->block_size;
     plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, wanted);
     int32_t logit_rows = qr_device_logit_rows(device) > 0 ? qr_device_logit_rows(device) : LOGIT_ROWS;
     plan->runner.max_logit_rows = QR_MIN(logit_rows, o->max_num_batched_tokens);
-    plan->scheduler.n_blocks = choose_blocks(plan, kv_share(plan, net, device, budget, wanted));
+    plan->ranks = qr_team_ranks(team);
+    plan->scheduler.n_blocks = BLOCKS_MAX;
+    for (int i = 0; i < plan->ranks; i++) {
+        int32_t blocks = 0;
+        status =
+            plan_rank(plan, nets[i], qr_team_device(team, i), net_options, wanted, loaded, i, &blocks, err);
+        if (status != QR_OK)
+            return status;
+        plan->scheduler.n_blocks = QR_MIN(plan->scheduler.n_blocks, blocks);
+    }
     plan->max_model_len = longest_sequence(&plan->scheduler, wanted);
     plan->blocks_per_sequence = qr_scheduler_blocks_needed(&plan->scheduler, QR_MAX(plan->max_model_len, 1));
     plan->runner.max_logprobs = o->max_logprobs;
-    count_bytes(plan, net, device);
+    count_bytes(plan, team, nets);
     if (plan->max_model_len < QR_MIN(wanted, 2) || (o->max_model_len > 0 && plan->max_model_len < wanted))
         return qr_fail(
             err, QR_OUT_OF_MEMORY,
             "engine: KV cache: %d blocks of %d tokens hold a sequence of %lld tokens, max_model_len is %lld",
             plan->scheduler.n_blocks, o->block_size, (long long)plan->max_model_len, (long long)wanted);
-    uint64_t total = plan->kv_bytes + plan->scratch_bytes + plan->bookkeeping_bytes + weights;
-    if (total > plan->available_bytes)
-        return qr_fail(err, QR_OUT_OF_MEMORY,
-                       "engine: %.2f GB wanted (weights %.2f, KV %.2f, scratch %.2f), %.2f GB available",
-                       (double)total / 1e9, (double)weights / 1e9, (double)plan->kv_bytes / 1e9,
-                       (double)(plan->scratch_bytes + plan->bookkeeping_bytes) / 1e9,
-                       (double)plan->available_bytes / 1e9);
-    return QR_OK;
+    for (int i = 0; i < plan->ranks && status == QR_OK; i++)
+        status = check_fits(plan, i, loaded, err);
+    return status;
 }
 
-void qr_engine_plan_log(const qr_engine_plan *p, const char *event, const char *device)
+static void log_rank(const qr_engine_plan *p, const char *event, const qr_rank_plan *rank, const char *device)
 {
     char quoted[160];
     qr_log(QR_LOG_INFO, event,
-           "device=%s available_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64
+           "rank=%d device=%s available_bytes=%" PRIu64 " weights_copied_bytes=%" PRIu64
            " weights_mapped_bytes=%" PRIu64 " kv_bytes=%" PRIu64 " kv_tokens=%" PRId64
            " scratch_bytes=%" PRIu64 " max_model_len=%" PRId64
            " kv_blocks=%d block_size=%d kv_dtype=%s max_num_seqs=%d max_num_batched_tokens=%d",
-           qr_log_quote(device, quoted, sizeof(quoted)), p->available_bytes, p->weights.copied_bytes,
-           p->weights.mapped_bytes, p->kv_bytes, (int64_t)p->scheduler.n_blocks * p->options.block_size,
-           p->scratch_bytes, p->max_model_len, p->scheduler.n_blocks, p->options.block_size,
-           qr_dtype_name(p->runner.kv_dtype), p->options.max_num_seqs, p->options.max_num_batched_tokens);
+           (int)(rank - p->rank), qr_log_quote(device, quoted, sizeof(quoted)), rank->available_bytes,
+           rank->weights.copied_bytes, rank->weights.mapped_bytes, rank->kv_bytes,
+           (int64_t)p->scheduler.n_blocks * p->options.block_size, rank->scratch_bytes, p->max_model_len,
+           p->scheduler.n_blocks, p->options.block_size, qr_dtype_name(p->runner.kv_dtype),
+           p->options.max_num_seqs, p->options.max_num_batched_tokens);
+}
+
+void qr_engine_plan_log(const qr_engine_plan *plan, const char *event, const qr_team *team)
+{
+    for (int i = 0; i < plan->ranks; i++)
+        log_rank(plan, event, &plan->rank[i], qr_device_describe(qr_team_device(team, i)));
 }
 
 static void put_int(qr_json *object, const char *key, uint64_t value)
@@ -246,24 +298,42 @@ static void put_int(qr_json *object, const char *key, uint64_t value)
     qr_json_set(object, key, qr_json_new_int((int64_t)value));
 }
 
-qr_json *qr_engine_plan_json(const qr_engine_plan *plan)
+static qr_json *rank_json(const qr_rank_plan *rank)
 {
     qr_json *json = qr_json_new_object();
-    put_int(json, "available_bytes", plan->available_bytes);
-    put_int(json, "weights_mapped_bytes", plan->weights.mapped_bytes);
-    put_int(json, "weights_copied_bytes", plan->weights.copied_bytes);
-    put_int(json, "weights_read_bytes_per_token", plan->weights.read_bytes);
+    put_int(json, "available_bytes", rank->available_bytes);
+    put_int(json, "weights_mapped_bytes", rank->weights.mapped_bytes);
+    put_int(json, "weights_copied_bytes", rank->weights.copied_bytes);
+    put_int(json, "weights_read_bytes_per_token", rank->weights.read_bytes);
+    put_int(json, "kv_block_bytes", rank->block_bytes);
+    put_int(json, "kv_bytes", rank->kv_bytes);
+    put_int(json, "scratch_bytes", rank->scratch_bytes);
+    return json;
+}
+
+qr_json *qr_engine_plan_json(const qr_engine_plan *plan, const qr_team *team)
+{
+    qr_json *json = rank_json(&plan->rank[0]);
     qr_json_set(json, "kv_dtype", qr_json_new_string(qr_str_of(qr_dtype_name(plan->runner.kv_dtype))));
-    put_int(json, "kv_bytes_per_token", plan->kv_bytes_per_token);
-    put_int(json, "kv_block_bytes", plan->block_bytes);
+    put_int(json, "kv_bytes_per_token", plan->rank[0].block_bytes / (uint64_t)plan->options.block_size);
     put_int(json, "kv_blocks", (uint64_t)plan->scheduler.n_blocks);
     put_int(json, "kv_groups", (uint64_t)plan->scheduler.n_groups);
     put_int(json, "block_size", (uint64_t)plan->options.block_size);
-    put_int(json, "kv_bytes", plan->kv_bytes);
-    put_int(json, "scratch_bytes", plan->scratch_bytes);
     put_int(json, "bookkeeping_bytes", plan->bookkeeping_bytes);
     put_int(json, "max_model_len", (uint64_t)plan->max_model_len);
     put_int(json, "max_num_seqs", (uint64_t)plan->options.max_num_seqs);
     put_int(json, "max_num_batched_tokens", (uint64_t)plan->options.max_num_batched_tokens);
+    if (plan->ranks == 1)
+        return json;
+    qr_json *ranks = qr_json_new_object();
+    for (int i = 0; i < plan->ranks; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "rank %d", i);
+        qr_json *rank = rank_json(&plan->rank[i]);
+        qr_json_set(rank, "device",
+                    qr_json_new_string(qr_str_of(qr_device_describe(qr_team_device(team, i)))));
+        qr_json_set(ranks, name, rank);
+    }
+    qr_json_set(json, "ranks", ranks);
     return json;
 }

@@ -80,7 +80,7 @@ static qr_status check_ids(const char *what, const int32_t *ids, int64_t count, 
 
 static qr_status check_prompt(const qr_engine *e, qr_request *r, qr_error *err)
 {
-    int32_t vocab = qr_net_vocab(e->model->net);
+    int32_t vocab = qr_net_vocab(e->model->nets[0]);
     int64_t count = (int64_t)r->prompt.count, most = e->plan.max_model_len - (r->sampling.max_tokens != 0);
     if (count == 0)
         return qr_fail(err, QR_INVALID_ARGUMENT, "prompt: it has no tokens");
@@ -186,8 +186,8 @@ static qr_status make_sampler(qr_engine *e, qr_encoder *encoder, qr_request *r, 
     qr_status status = encode_bad_words(encoder, r, &bad_words, &bad_word_count, err);
     if (status != QR_OK)
         return status;
-    return qr_sampler_params_make(&r->sampling, r->seed, qr_net_vocab(e->model->net), r->stop_ids, bad_words,
-                                  bad_word_count, &r->arena, &r->params, err);
+    return qr_sampler_params_make(&r->sampling, r->seed, qr_net_vocab(e->model->nets[0]), r->stop_ids,
+                                  bad_words, bad_word_count, &r->arena, &r->params, err);
 }
 
 /* ---- Memory and sequences ---- */

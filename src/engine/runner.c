@@ -6,45 +6,71 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-struct qr_runner {
+typedef struct runner_rank {
     const qr_net *net;
     qr_device *device;
     qr_kv *kv;
     qr_ops *ops;
-    qr_sampler_scratch **scratch; /* [threads] */
+} runner_rank;
+
+struct qr_runner {
+    qr_team *team;
+    runner_rank ranks[QR_RANKS_MAX];
+    qr_runner_options options;
+    qr_sampler_scratch **scratch; /* [threads], of rank 0's device */
     int threads;
     int32_t max_logit_rows, vocab;
     bool draws;          /* the device samples */
     bool ahead;          /* and runs while the next step is made */
-    uint64_t fault_step; /* the device is made to fail in this step, counted from 1 (tests); 0: never */
+    uint64_t fault_step; /* a device is made to fail in this step, counted from 1 (tests); 0: never */
+    int fault_rank;      /* which one's */
     uint64_t steps;
     const int32_t *last_drawn; /* by logit row, of the step that was begun last (when not ahead) */
 };
 
-qr_status qr_runner_new(const qr_net *net, qr_device *device, const qr_runner_options *options,
-                        qr_runner **out, qr_error *err)
+/* On the rank's thread: its pages and scratch. */
+static qr_status open_rank(void *arg, int index, qr_error *err)
+{
+    qr_runner *runner = arg;
+    runner_rank *rank = &runner->ranks[index];
+    const qr_runner_options *o = &runner->options;
+    int n_layers;
+    const qr_kv_spec *specs = qr_net_kv_specs(rank->net, &n_layers);
+    qr_status status =
+        qr_kv_open(rank->device, specs, n_layers, o->n_blocks, o->block_size, o->kv_dtype, &rank->kv, err);
+    if (status == QR_OK)
+        status = qr_ops_open(rank->device, rank->kv, o->scratch_bytes, &rank->ops, err);
+    if (status == QR_OK && runner->draws)
+        qr_ops_promise_draws(rank->ops);
+    return status;
+}
+
+static void read_fault(qr_runner *runner)
+{
+    const char *step = qr_env("QUIRE_TEST_FAULT_STEP"), *rank = qr_env("QUIRE_TEST_FAULT_RANK");
+    runner->fault_step = step != NULL ? strtoull(step, NULL, 10) : 0;
+    runner->fault_rank = rank != NULL ? (int)strtol(rank, NULL, 10) : 0;
+}
+
+qr_status qr_runner_new(qr_team *team, qr_net *const *nets, const qr_runner_options *options, qr_runner **out,
+                        qr_error *err)
 {
     qr_runner *runner = qr_calloc(1, sizeof(*runner));
-    runner->net = net;
-    runner->device = device;
+    qr_device *device = qr_team_device(team, 0);
+    runner->team = team;
+    runner->options = *options;
     runner->max_logit_rows = options->max_logit_rows;
-    runner->vocab = qr_net_vocab(net);
-    int n_layers;
-    const qr_kv_spec *specs = qr_net_kv_specs(net, &n_layers);
-    qr_status status = qr_kv_open(device, specs, n_layers, options->n_blocks, options->block_size,
-                                  options->kv_dtype, &runner->kv, err);
-    if (status == QR_OK)
-        status = qr_ops_open(device, runner->kv, options->scratch_bytes, &runner->ops, err);
+    runner->vocab = qr_net_vocab(nets[0]);
+    for (int i = 0; i < qr_team_ranks(team); i++)
+        runner->ranks[i] = (runner_rank){.net = nets[i], .device = qr_team_device(team, i)};
+    runner->draws = qr_device_draws(device, runner->vocab);
+    runner->ahead = runner->draws && qr_device_runs_ahead(device);
+    qr_status status = qr_team_run(team, open_rank, runner, err);
     if (status != QR_OK) {
         qr_runner_free(runner);
         return status;
     }
-    runner->draws = qr_device_draws(device, runner->vocab);
-    runner->ahead = runner->draws && qr_device_runs_ahead(device);
-    if (runner->draws)
-        qr_ops_promise_draws(runner->ops);
-    const char *fault = qr_env("QUIRE_TEST_FAULT_STEP");
-    runner->fault_step = fault != NULL ? strtoull(fault, NULL, 10) : 0;
+    read_fault(runner);
     runner->threads = qr_device_host_threads(device);
     runner->scratch = qr_calloc((size_t)runner->threads, sizeof(*runner->scratch));
     for (int i = 0; i < runner->threads; i++)
@@ -60,10 +86,10 @@ void qr_runner_free(qr_runner *runner)
     for (int i = 0; i < runner->threads; i++)
         qr_sampler_scratch_free(runner->scratch[i]);
     qr_free(runner->scratch);
-    if (runner->ops != NULL)
-        qr_ops_close(runner->ops);
-    if (runner->kv != NULL)
-        qr_kv_close(runner->kv);
+    for (int i = 0; i < qr_team_ranks(runner->team); i++) {
+        qr_ops_close(runner->ranks[i].ops);
+        qr_kv_close(runner->ranks[i].kv);
+    }
     qr_free(runner);
 }
 
@@ -131,47 +157,76 @@ static const qr_batch *with_known_ids(const qr_runner *runner, const qr_batch *b
     return known;
 }
 
+/* A step as every rank runs it. */
+typedef struct runner_step {
+    qr_runner *runner;
+    const qr_batch *batch;
+    qr_step_result *result;
+} runner_step;
+
 /* The device draws all rows but those that the host must see. */
-static void draw_rows(qr_runner *runner, qr_tensor hidden, qr_step_result *result)
+static void draw_rows(const runner_step *step, const runner_rank *rank, qr_tensor hidden)
 {
-    const qr_step_batch *batch = result->batch;
-    int32_t rows = batch->flat.n_logit_rows;
-    for (int32_t first = 0; first < rows; first += runner->max_logit_rows) {
-        int32_t count = QR_MIN(runner->max_logit_rows, rows - first);
-        size_t mark = qr_ops_mark(runner->ops);
-        for (int32_t i = first; i < first + count; i++)
-            result->draws[i] = draw_of(&batch->jobs[i]);
-        qr_net_draw(runner->net, runner->ops, hidden, result->draws + first, first, count,
+    int32_t rows = step->batch->n_logit_rows, most = step->runner->max_logit_rows;
+    for (int32_t first = 0; first < rows; first += most) {
+        int32_t count = QR_MIN(most, rows - first);
+        size_t mark = qr_ops_mark(rank->ops);
+        qr_net_draw(rank->net, rank->ops, hidden, step->result->draws + first, first, count,
                     first + count == rows);
-        qr_ops_release(runner->ops, mark);
+        qr_ops_release(rank->ops, mark);
     }
 }
 
-/* The host samples all rows. */
-static void sample_rows(qr_runner *runner, qr_tensor hidden, qr_step_result *result)
+/* The host samples all rows, slice by slice, from rank 0's logits; the others wait for it in those of the next. */
+static void sample_rows(const runner_step *step, const runner_rank *rank, qr_tensor hidden)
 {
-    const qr_step_batch *batch = result->batch;
-    int32_t rows = batch->flat.n_logit_rows;
-    for (int32_t first = 0; first < rows; first += runner->max_logit_rows) {
-        int32_t count = QR_MIN(runner->max_logit_rows, rows - first);
-        size_t mark = qr_ops_mark(runner->ops);
-        const float *logits = qr_net_logits(runner->net, runner->ops, hidden, first, count);
-        logit_slice slice = {runner, batch->jobs + first, logits, result->drawn + first};
-        qr_device_host_run(runner->device, count, run_job, &slice);
-        qr_ops_release(runner->ops, mark);
+    int32_t rows = step->batch->n_logit_rows, most = step->runner->max_logit_rows;
+    for (int32_t first = 0; first < rows; first += most) {
+        int32_t count = QR_MIN(most, rows - first);
+        size_t mark = qr_ops_mark(rank->ops);
+        const float *logits = qr_net_logits(rank->net, rank->ops, hidden, first, count);
+        logit_slice slice = {step->runner, step->result->batch->jobs + first, logits,
+                             step->result->drawn + first};
+        if (rank == step->runner->ranks)
+            qr_device_host_run(rank->device, count, run_job, &slice);
+        qr_ops_release(rank->ops, mark);
     }
 }
 
-/* What the device drew; rows that need the host come to it now. */
+static qr_status begin_rank(void *arg, int index, qr_error *err)
+{
+    const runner_step *step = arg;
+    const runner_rank *rank = &step->runner->ranks[index];
+    qr_ops_begin(rank->ops, step->batch);
+    if (step->runner->steps == step->runner->fault_step && index == step->runner->fault_rank)
+        qr_device_break(rank->device);
+    qr_tensor hidden = qr_net_forward(rank->net, rank->ops);
+    if (step->runner->draws)
+        draw_rows(step, rank, hidden);
+    else
+        sample_rows(step, rank, hidden);
+    if (index == 0)
+        qr_ops_work(rank->ops, &step->result->bytes, &step->result->flops);
+    return step->runner->ahead ? qr_ops_launch(rank->ops, err) : qr_ops_end(rank->ops, err);
+}
+
+static qr_status wait_rank(void *arg, int index, qr_error *err)
+{
+    const qr_runner *runner = arg;
+    return qr_ops_wait(runner->ranks[index].ops, err);
+}
+
+/* What the device drew; rows that need the host come to it now. Every rank has them. */
 static void collect_rows(qr_runner *runner, qr_step_result *result)
 {
     const qr_step_batch *batch = result->batch;
+    const qr_ops *ops = runner->ranks[0].ops;
     for (int32_t i = 0; i < batch->flat.n_logit_rows; i++) {
         if (!result->draws[i].to_host) {
-            result->drawn[i] = qr_ops_drawn(runner->ops, i);
+            result->drawn[i] = qr_ops_drawn(ops, i);
             continue;
         }
-        logit_slice slice = {runner, batch->jobs + i, qr_ops_drawn_logits(runner->ops, i), result->drawn + i};
+        logit_slice slice = {runner, batch->jobs + i, qr_ops_drawn_logits(ops, i), result->drawn + i};
         run_job(&slice, 0, 0);
     }
 }
@@ -185,19 +240,14 @@ qr_status qr_runner_begin(qr_runner *runner, const qr_step_batch *batch, qr_aren
                          .tokens = qr_arena_alloc(arena, (size_t)batch->plan->item_count * sizeof(int32_t)),
                          .drawn = qr_arena_alloc(arena, rows * sizeof(int32_t)),
                          .draws = qr_arena_alloc(arena, rows * sizeof(qr_draw))};
-    qr_ops_begin(runner->ops, runner->ahead ? &batch->flat : with_known_ids(runner, &batch->flat, arena));
-    qr_tensor hidden = qr_net_forward(runner->net, runner->ops);
-    if (runner->draws)
-        draw_rows(runner, hidden, result);
-    else
-        sample_rows(runner, hidden, result);
-    qr_ops_work(runner->ops, &result->bytes, &result->flops);
-    if (++runner->steps == runner->fault_step)
-        qr_device_break(runner->device);
-    if (runner->ahead)
-        return qr_ops_launch(runner->ops, err);
-    qr_status status = qr_ops_end(runner->ops, err);
-    if (status == QR_OK && runner->draws)
+    for (int32_t i = 0; i < batch->flat.n_logit_rows && runner->draws; i++)
+        result->draws[i] = draw_of(&batch->jobs[i]);
+    runner->steps++;
+    runner_step step = {.runner = runner,
+                        .batch = runner->ahead ? &batch->flat : with_known_ids(runner, &batch->flat, arena),
+                        .result = result};
+    qr_status status = qr_team_run(runner->team, begin_rank, &step, err);
+    if (status == QR_OK && runner->draws && !runner->ahead)
         collect_rows(runner, result);
     runner->last_drawn = result->drawn;
     return status;
@@ -206,7 +256,7 @@ qr_status qr_runner_begin(qr_runner *runner, const qr_step_batch *batch, qr_aren
 qr_status qr_runner_finish(qr_runner *runner, qr_step_result *result, qr_error *err)
 {
     const qr_step_batch *batch = result->batch;
-    qr_status status = runner->ahead ? qr_ops_wait(runner->ops, err) : QR_OK;
+    qr_status status = runner->ahead ? qr_team_run(runner->team, wait_rank, runner, err) : QR_OK;
     if (status != QR_OK)
         return status;
     if (runner->ahead)
@@ -214,7 +264,7 @@ qr_status qr_runner_finish(qr_runner *runner, qr_step_result *result, qr_error *
     for (int32_t i = 0; i < batch->flat.n_logit_rows; i++)
         if (batch->jobs[i].samples)
             result->tokens[batch->jobs[i].item] = result->drawn[i];
-    qr_ops_times(runner->ops, &result->device_begin_ns, &result->device_end_ns);
+    qr_ops_times(runner->ranks[0].ops, &result->device_begin_ns, &result->device_end_ns);
     return QR_OK;
 }
 

@@ -1,9 +1,11 @@
-/* Runs a batch on a model: forward, logits in slices, one draw or one row of log-probabilities per logit row.
+/* Runs a batch on a model: forward, logits in slices, one draw or one row of log-probabilities per logit row. All ranks
+ * of the model run it, each on its own pages and scratch; what is sampled is taken from rank 0.
  * Thread: the engine thread.
  */
 #ifndef QR_ENGINE_RUNNER_H
 #define QR_ENGINE_RUNNER_H
 
+#include "backend/team.h"
 #include "engine/batch.h"
 #include "model/model.h"
 
@@ -16,9 +18,9 @@ typedef struct qr_runner_options {
 } qr_runner_options;
 
 typedef struct qr_runner qr_runner;
-/* Takes all memory that steps need. Errors: QR_OUT_OF_MEMORY. */
-qr_status qr_runner_new(const qr_net *net, qr_device *device, const qr_runner_options *options,
-                        qr_runner **out, qr_error *err);
+/* Takes all memory that steps need. nets: one per rank of the team. Errors: QR_OUT_OF_MEMORY. */
+qr_status qr_runner_new(qr_team *team, qr_net *const *nets, const qr_runner_options *options, qr_runner **out,
+                        qr_error *err);
 void qr_runner_free(qr_runner *runner);
 
 /* Whether the device runs a step while the host makes the next (qr_runner_begin n + 1 before qr_runner_finish n). */
@@ -29,7 +31,7 @@ typedef struct qr_step_result {
     int32_t *tokens; /* [items]: the sampled id, -1: no finite value; unset for items that do not sample */
     int32_t *drawn;  /* [logit rows]: the same by row */
     qr_draw *draws;
-    uint64_t bytes, flops;                   /* that the step had to move and do */
+    uint64_t bytes, flops;                   /* that the step had to move and do, of rank 0 */
     uint64_t device_begin_ns, device_end_ns; /* by the device's clock; 0 where it has none */
 } qr_step_result;
 

@@ -27,7 +27,8 @@ typedef enum qr_dim {
 /* Where a row's tensor goes: a qr_weight (matrix, embedding, head) or a const float * (vector). */
 typedef enum qr_role { QR_ROLE_MATRIX, QR_ROLE_VECTOR, QR_ROLE_EMBEDDING, QR_ROLE_HEAD } qr_role;
 
-/* Which side ranks divide among them (one rank today). */
+/* Which side ranks divide among them, in whole heads and blocks (share.c). ROWS: each computes some of the outputs; COLS:
+ * each has some of the inputs, and outputs are summed over ranks (for a vector: it goes with divided outputs). */
 typedef enum qr_shard { QR_SHARD_NONE, QR_SHARD_ROWS, QR_SHARD_COLS } qr_shard;
 
 typedef struct qr_arch_row {
@@ -61,7 +62,7 @@ typedef struct qr_arch_row {
 
 /* What forward gets. */
 typedef struct qr_arch_model {
-    const qr_model_config *config;
+    const qr_model_config *config; /* of this rank: its heads and its width of the gated half */
     const qr_rope_table *rope;
     const void *model;  /* the architecture's model struct */
     const void *layers; /* [n_layers] of its layer struct */

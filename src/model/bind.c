@@ -88,7 +88,7 @@ static qr_format dense_format(qr_dtype dtype)
     return dtype == QR_DTYPE_F32 ? QR_FORMAT_f32 : dtype == QR_DTYPE_F16 ? QR_FORMAT_f16 : QR_FORMAT_bf16;
 }
 
-static void place(qr_net *net, net_tensor *tensor, int32_t layer)
+static qr_status place(qr_net *net, net_tensor *tensor, int32_t layer, qr_error *err)
 {
     const qr_arch_row *row = tensor->row;
     char *base = layer < 0 ? net->model : (char *)net->layers + (size_t)layer * net->arch->layer_bytes;
@@ -99,10 +99,13 @@ static void place(qr_net *net, net_tensor *tensor, int32_t layer)
                                  .name = tensor->name};
     if (entry != NULL)
         tensor->weight.part[QR_PART_DATA] = (qr_weight_part){entry->data, entry->bytes};
+    qr_status status = qr_net_share_tensor(net, tensor, err);
+    if (status != QR_OK)
+        return status;
     net->parameters += (uint64_t)tensor->rows * (uint64_t)tensor->cols;
     if (row->role == QR_ROLE_VECTOR) {
         tensor->vector = (const float **)(void *)(base + row->offset);
-        return;
+        return QR_OK;
     }
     tensor->matrix = (qr_weight *)(void *)(base + row->offset);
     *tensor->matrix = tensor->weight;
@@ -110,6 +113,7 @@ static void place(qr_net *net, net_tensor *tensor, int32_t layer)
         net->embedding = tensor->matrix;
     if (row->role == QR_ROLE_HEAD)
         net->head = tensor->matrix;
+    return QR_OK;
 }
 
 /* A GGUF file has a separate head when it holds one; a folder when its config does not tie it. */
@@ -139,8 +143,7 @@ static qr_status bind_row(qr_net *net, const qr_arch_row *row, int32_t layer, qr
     if (status != QR_OK)
         return status;
     net->tensor_count++;
-    place(net, tensor, layer);
-    return QR_OK;
+    return place(net, tensor, layer, err);
 }
 
 /* ---- What is left over ---- */

@@ -5,9 +5,9 @@
 
 #include "base/assert.h"
 
-void qr_layer_linear(qr_ops *ops, const qr_weight *weight, const float *bias, qr_tensor x, qr_tensor y)
+void qr_layer_linear_sum(qr_ops *ops, const qr_weight *weight, const float *bias, qr_tensor x, qr_tensor y)
 {
-    qr_op_linear_into(ops, x, weight, bias, y);
+    qr_op_linear_sum(ops, x, weight, bias, y);
 }
 
 void qr_layer_attention(qr_ops *ops, const qr_model_config *config, const qr_rope_table *rope,
@@ -26,7 +26,7 @@ void qr_layer_attention(qr_ops *ops, const qr_model_config *config, const qr_rop
     qr_op_kv_store(ops, layer, qkv[1], qkv[2]);
     float scale = 1.0f / sqrtf((float)config->head_dim);
     qr_tensor mixed = qr_op_attention(ops, layer, qkv[0], config->n_heads, scale); /* [T, n_heads d] */
-    qr_layer_linear(ops, &w->o, w->o_bias, mixed, out);
+    qr_layer_linear_sum(ops, &w->o, w->o_bias, mixed, out);
     qr_ops_release(ops, mark);
 }
 
@@ -52,7 +52,7 @@ void qr_layer_mlp(qr_ops *ops, const qr_model_config *config, const qr_mlp_weigh
         qr_op_act_mul(ops, both[0], both[1], activation);
         gated = both[0];
     }
-    qr_layer_linear(ops, &w->down, w->down_bias, gated, out);
+    qr_layer_linear_sum(ops, &w->down, w->down_bias, gated, out);
     qr_ops_release(ops, mark);
 }
 

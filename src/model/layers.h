@@ -1,5 +1,6 @@
-/* Weights and layers that architectures share. A projection is qr_layer_linear or one of the fused calls below, so
- * that adapters and tensor parallelism have one place to come in: no architecture file knows the rank.
+/* Weights and layers that architectures share. A projection is qr_layer_linear_sum or one of the fused calls below, so
+ * that adapters and tensor parallelism have one place to come in: no architecture file knows the rank. Shapes are those
+ * of a rank's share: its heads, its columns of the gated half.
  * Thread: as model.h.
  */
 #ifndef QR_MODEL_LAYERS_H
@@ -19,8 +20,8 @@ typedef struct qr_mlp_weights {
     const float *gate_bias, *up_bias, *down_bias; /* NULL: none */
 } qr_mlp_weights;
 
-/* y = x W^T + bias into y [T, N]. */
-void qr_layer_linear(qr_ops *ops, const qr_weight *weight, const float *bias, qr_tensor x, qr_tensor y);
+/* y = x W^T + bias into y [T, N]: back to the residual stream, over the columns of W that all ranks have together. */
+void qr_layer_linear_sum(qr_ops *ops, const qr_weight *weight, const float *bias, qr_tensor x, qr_tensor y);
 /* Causal self-attention with rope, grouped queries, and the norms and biases that the weights have:
  * h [T, hidden] -> out [T, hidden]. Stores the rows' keys and values. */
 void qr_layer_attention(qr_ops *ops, const qr_model_config *config, const qr_rope_table *rope,

@@ -40,7 +40,7 @@ static void make_specs(qr_net *net)
         int64_t window =
             layer_slides(config, i) && config->sliding_window < INT32_MAX ? config->sliding_window : 0;
         net->specs[i] = (qr_kv_spec){.kind = QR_KV_PAGED,
-                                     .n_kv_heads = config->n_kv_heads,
+                                     .n_kv_heads = net->own.n_kv_heads,
                                      .head_dim = config->head_dim,
                                      .window = (int32_t)window};
     }
@@ -54,6 +54,8 @@ static qr_status bind(qr_net *net, qr_error *err)
         return qr_fail(err, QR_UNSUPPORTED, "%s: architecture \"%s\" is not served",
                        qr_weights_path(net->weights), config->architecture);
     qr_status status = check_config(config, net->arch, err);
+    if (status == QR_OK)
+        status = qr_net_share_config(net, err);
     if (status != QR_OK)
         return status;
     net->model = qr_arena_calloc(&net->arena, 1, net->arch->model_bytes);
@@ -65,12 +67,16 @@ static qr_status bind(qr_net *net, qr_error *err)
     return qr_rope_make(config, net->freq_factors, &net->arena, &net->rope, err);
 }
 
-qr_status qr_net_bind(const qr_weights *weights, const qr_model_config *config, qr_net **out, qr_error *err)
+qr_status qr_net_bind(const qr_weights *weights, const qr_model_config *config, int rank, int ranks,
+                      qr_net **out, qr_error *err)
 {
+    QR_ASSERT(rank >= 0 && rank < ranks);
     qr_net *net = qr_calloc(1, sizeof(*net));
     qr_arena_init(&net->arena, (size_t)1 << 16);
     net->weights = weights;
     net->config = config;
+    net->rank = rank;
+    net->ranks = ranks;
     qr_status status = bind(net, err);
     if (status != QR_OK) {
         qr_net_free(net);
@@ -88,6 +94,8 @@ void qr_net_free(qr_net *net)
         for (size_t i = 0; i < net->tensor_count; i++)
             if (net->tensors[i].matrix != NULL)
                 qr_weight_release(net->device, net->tensors[i].matrix);
+        for (size_t i = 0; i < net->tensor_count; i++)
+            qr_net_uncut(&net->tensors[i]);
         qr_rope_release(net->device, &net->rope);
     }
     qr_arena_release(&net->arena);
@@ -112,40 +120,44 @@ static qr_prepare_options prepare_options(const qr_net *net, const net_tensor *t
     qr_dtype own = is_dense(tensor->weight.format) ? dtype_of(tensor->weight.format) : net->config->dtype;
     return (qr_prepare_options){.compute = options->dtype >= 0 ? (qr_dtype)options->dtype : own,
                                 .use_as_embedding = tensor->row->role == QR_ROLE_EMBEDDING,
-                                .dummy_seed = options->dummy_seed};
+                                .dummy_seed =
+                                    options->dummy_seed != 0 ? options->dummy_seed + (uint64_t)net->rank : 0};
 }
 
 static uint64_t tensor_bytes(const net_tensor *tensor)
 {
-    return tensor->entry != NULL
-               ? tensor->entry->bytes
-               : qr_format_row_bytes(tensor->weight.format, tensor->cols) * (uint64_t)tensor->rows;
+    const qr_weight *w = &tensor->weight;
+    return qr_format_row_bytes(w->format, w->cols) * (uint64_t)w->rows;
 }
 
 /* Dummy vectors: norms of one, biases of zero, so that activations keep their size. */
 static qr_weight dummy_vector(qr_net *net, const net_tensor *tensor)
 {
-    float *ones = QR_ARENA_ARRAY(&net->arena, float, (size_t)tensor->cols);
-    for (int64_t i = 0; i < tensor->cols && strstr(tensor->name, "bias") == NULL; i++)
-        ones[i] = 1;
     qr_weight weight = tensor->weight;
+    float *ones = QR_ARENA_ARRAY(&net->arena, float, (size_t)weight.cols);
+    for (int64_t i = 0; i < weight.cols && strstr(tensor->name, "bias") == NULL; i++)
+        ones[i] = 1;
     weight.format = QR_FORMAT_f32;
-    weight.part[QR_PART_DATA] = (qr_weight_part){ones, (size_t)tensor->cols * sizeof(float)};
+    weight.part[QR_PART_DATA] = (qr_weight_part){ones, (size_t)weight.cols * sizeof(float)};
     return weight;
 }
 
-static qr_status load_tensor(qr_net *net, const net_tensor *tensor, const qr_net_options *options,
-                             qr_error *err)
+static qr_status load_tensor(qr_net *net, net_tensor *tensor, const qr_net_options *options, qr_error *err)
 {
     if (tensor->vector != NULL) {
         qr_weight weight = options->dummy_seed != 0 ? dummy_vector(net, tensor) : tensor->weight;
         return qr_vector_prepare(net->device, &weight, tensor->vector, err);
     }
     qr_prepare_options prepare = prepare_options(net, tensor, options);
-    qr_status status = qr_weight_prepare(net->device, tensor->matrix, &prepare, err);
-    if (status == QR_OK && tensor->matrix->packed != NULL && tensor->entry != NULL)
-        qr_weights_forget(net->weights, tensor->entry->data, tensor->entry->bytes);
-    return status;
+    qr_status status = options->dummy_seed == 0 ? qr_net_cut(tensor, tensor->matrix, err) : QR_OK;
+    if (status == QR_OK)
+        status = qr_weight_prepare(net->device, tensor->matrix, &prepare, err);
+    if (status != QR_OK || tensor->matrix->packed == NULL || tensor->entry == NULL)
+        return status;
+    qr_net_uncut(tensor);
+    const qr_weight_part *read = &tensor->weight.part[QR_PART_DATA];
+    qr_weights_forget(net->weights, read->data, read->bytes);
+    return QR_OK;
 }
 
 qr_status qr_net_load(qr_net *net, qr_device *device, const qr_net_options *options, qr_error *err)
@@ -173,7 +185,7 @@ qr_status qr_net_load(qr_net *net, qr_device *device, const qr_net_options *opti
 const qr_model_config *qr_net_config(const qr_net *net) { return net->config; }
 const char *qr_net_architecture(const qr_net *net) { return net->arch->name; }
 uint64_t qr_net_parameters(const qr_net *net) { return net->parameters; }
-int32_t qr_net_vocab(const qr_net *net) { return (int32_t)net->head->rows; }
+int32_t qr_net_vocab(const qr_net *net) { return (int32_t)net->head->rows_all; }
 bool qr_net_tied(const qr_net *net) { return net->head == net->embedding; }
 size_t qr_net_tensor_count(const qr_net *net) { return net->tensor_count; }
 
@@ -210,20 +222,20 @@ void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_option
     for (size_t i = 0; i < net->tensor_count; i++) {
         const net_tensor *tensor = &net->tensors[i];
         if (tensor->vector != NULL) {
-            memory->copied_bytes += (uint64_t)tensor->cols * sizeof(float);
-            memory->read_bytes += (uint64_t)tensor->cols * sizeof(float);
+            memory->copied_bytes += (uint64_t)tensor->weight.cols * sizeof(float);
+            memory->read_bytes += (uint64_t)tensor->weight.cols * sizeof(float);
             continue;
         }
         qr_prepare_options prepare = prepare_options(net, tensor, options);
         uint64_t copied = qr_weight_prepared_bytes(device, &tensor->weight, &prepare);
         uint64_t bytes = copied > 0 ? copied : tensor_bytes(tensor);
-        if (copied > 0)
+        if (copied > 0 || tensor->weight.cols < tensor->cols) /* columns of it do not lie side by side */
             memory->copied_bytes += bytes;
         else
             memory->mapped_bytes += bytes;
         /* Of an embedding that is not the head too, a token reads one row. */
         bool one_row = tensor->matrix == net->embedding && net->head != net->embedding;
-        memory->read_bytes += one_row ? bytes / (uint64_t)tensor->rows : bytes;
+        memory->read_bytes += one_row ? bytes / (uint64_t)tensor->weight.rows : bytes;
     }
 }
 
@@ -231,7 +243,7 @@ void qr_net_plan(const qr_net *net, const qr_device *device, const qr_net_option
 
 qr_tensor qr_net_forward(const qr_net *net, qr_ops *ops)
 {
-    qr_arch_model m = {.config = net->config, .rope = &net->rope, .model = net->model, .layers = net->layers};
+    qr_arch_model m = {.config = &net->own, .rope = &net->rope, .model = net->model, .layers = net->layers};
     return net->arch->forward(&m, ops);
 }
 

@@ -1,5 +1,9 @@
 /* qr_net: a checkpoint bound to an architecture: weights found and checked, prepared for a device, and run.
  *
+ * Tensor parallelism: each rank has a net of its own, bound to its share of the same checkpoint by the table's column
+ * (arch.h): heads of queries, keys and values, columns of the gated half and rows of the vocabulary are divided;
+ * key-value heads are repeated when there are fewer than ranks. Rank r's share follows that of rank r - 1.
+ *
  * Three stages, each usable alone: qr_net_bind reads names and shapes only (enough for inspect, plans and dry
  * scratch sizes), qr_net_load prepares the weights on a device, qr_net_forward runs a step. The weights (mapping),
  * config and device must outlive the net. Errors name file, tensor and values.
@@ -23,21 +27,24 @@ typedef struct qr_net_options {
 } qr_net_options;
 
 /* Finds every tensor that the architecture needs and checks its shape and format; refuses unknown ones (but rotary
- * inv_freq buffers and an output head that the config ties). Errors: QR_UNSUPPORTED (architecture, rope kind,
- * quantisation, activation), QR_BAD_FILE. */
-qr_status qr_net_bind(const qr_weights *weights, const qr_model_config *config, qr_net **out, qr_error *err);
-/* Prepares all weights for the device. Once per net. Errors: QR_OUT_OF_MEMORY, QR_UNSUPPORTED. */
+ * inv_freq buffers and an output head that the config ties). The net is rank `rank` of `ranks` (0 of 1: the whole).
+ * Errors: QR_UNSUPPORTED (architecture, rope kind, quantisation, activation; heads, widths or blocks that so many ranks
+ * cannot share), QR_BAD_FILE. */
+qr_status qr_net_bind(const qr_weights *weights, const qr_model_config *config, int rank, int ranks,
+                      qr_net **out, qr_error *err);
+/* Prepares the rank's share of all weights for its device; reads nothing else. Once per net. Errors: QR_OUT_OF_MEMORY,
+ * QR_UNSUPPORTED. */
 qr_status qr_net_load(qr_net *net, qr_device *device, const qr_net_options *options, qr_error *err);
 void qr_net_free(qr_net *net); /* NULL is allowed */
 
 /* ---- Facts (after bind) ---- */
 
-const qr_model_config *qr_net_config(const qr_net *net);
+const qr_model_config *qr_net_config(const qr_net *net);             /* the whole's */
 const char *qr_net_architecture(const qr_net *net);                  /* "llama" */
-const qr_kv_spec *qr_net_kv_specs(const qr_net *net, int *n_layers); /* one per layer */
-uint64_t qr_net_parameters(const qr_net *net);                       /* a tied output head counts once */
-int32_t qr_net_vocab(const qr_net *net);                             /* rows of the output head */
-bool qr_net_tied(const qr_net *net);                                 /* the head is the embedding */
+const qr_kv_spec *qr_net_kv_specs(const qr_net *net, int *n_layers); /* one per layer, of this rank */
+uint64_t qr_net_parameters(const qr_net *net); /* the whole's; a tied head counts once */
+int32_t qr_net_vocab(const qr_net *net);       /* rows of the whole output head */
+bool qr_net_tied(const qr_net *net);           /* the head is the embedding */
 /* The dtype that --kv-cache-dtype auto means: F32 for F32 checkpoints, BF16 for BF16, else F16. */
 qr_dtype qr_net_kv_dtype(const qr_net *net, const qr_net_options *options);
 
@@ -62,8 +69,8 @@ size_t qr_net_scratch_bytes(const qr_net *net, qr_device *device, const qr_net_s
 typedef struct qr_net_tensor {
     const qr_weights_entry *entry;
     bool is_matrix;
-    int64_t rows, cols;
-    const qr_weight *prepared; /* matrices: the weight as it runs; NULL for vectors */
+    int64_t rows, cols;        /* of the whole */
+    const qr_weight *prepared; /* matrices: this rank's share as it runs; NULL for vectors */
 } qr_net_tensor;
 size_t qr_net_tensor_count(const qr_net *net);
 qr_net_tensor qr_net_tensor_at(const qr_net *net, size_t index);

@@ -75,7 +75,17 @@ def test_wrong_values_are_exceptions_with_the_reason(quire, llm):
     with pytest.raises(quire.QuireError, match="No such file"):
         quire.LLM(model="/no/such/model")
     with pytest.raises(ValueError, match="tensor_parallel_size"):
-        quire.EngineArgs(model="x", tensor_parallel_size=2)
+        quire.EngineArgs(model="x", tensor_parallel_size=0)
+    with pytest.raises(quire.QuireError, match="9 query heads"):
+        quire.LLM(model=model_path(), tensor_parallel_size=2)
+
+
+def test_ranks_answer_as_one_does(quire, llm):
+    with quire.LLM(model=model_path(), tensor_parallel_size=3, max_model_len=256, max_num_seqs=4) as three:
+        params = greedy(quire, max_tokens=8)
+        prompts = ["The capital of France is", "1, 2, 3, 4,"]
+        assert [o.outputs[0].text for o in three.generate(prompts, params, use_tqdm=False)] == [
+            o.outputs[0].text for o in llm.generate(prompts, params, use_tqdm=False)]
 
 
 def test_the_tokenizer_round_trips_and_renders(llm):

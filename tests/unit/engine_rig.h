@@ -52,7 +52,8 @@ typedef struct rig_job {
             fail_msg("%s: %s", #call, (err).message); \
     } while (0)
 
-__attribute__((unused)) static qr_model *rig_model(const char *path, const char *isa, int threads)
+__attribute__((unused)) static qr_model *rig_model_ranks(const char *path, const char *isa, int threads,
+                                                         int ranks)
 {
     qr_error err = {0};
     qr_model_options options;
@@ -60,9 +61,15 @@ __attribute__((unused)) static qr_model *rig_model(const char *path, const char 
     options.path = path;
     options.isa = isa != NULL ? isa : "auto";
     options.threads = threads;
+    options.tensor_parallel_size = ranks;
     qr_model *model = NULL;
     RIG_OK(qr_model_open(&options, &model, &err), err);
     return model;
+}
+
+__attribute__((unused)) static qr_model *rig_model(const char *path, const char *isa, int threads)
+{
+    return rig_model_ranks(path, isa, threads, 1);
 }
 
 /* What rig_options says of async_scheduling: tests run once without and once with a step planned ahead. */
@@ -71,7 +78,6 @@ __attribute__((unused)) static const char *rig_async = "off";
 #define RIG_RUN_BOTH_WAYS(tests, setup, teardown)                                      \
     (cmocka_run_group_tests_name("one step after the other", tests, setup, teardown) + \
      (rig_async = "on", cmocka_run_group_tests_name("a step planned ahead", tests, setup, teardown)))
-
 /* Small pools, so that tests see pressure; the caller may change what it likes. */
 __attribute__((unused)) static qr_engine_options rig_options(void)
 {

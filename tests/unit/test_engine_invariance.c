@@ -1,5 +1,6 @@
 /* The same request gives bit-identical tokens and log-probabilities alone, among 64 others, with any chunk size, on a
- * prefix hit, after preemption and with any number of threads: for each kind of checkpoint and instruction set. */
+ * prefix hit, after preemption and with any number of threads: for each kind of checkpoint and instruction set, and by
+ * any one number of ranks. */
 #include "base/cpuid.h"
 #include "unit/engine_rig.h"
 
@@ -181,10 +182,10 @@ static void check_priority(qr_model *model, const rig_job *expected)
     rig_close(&r);
 }
 
-static void check_model(const char *path, const char *isa)
+static void check_model(const char *path, const char *isa, int ranks)
 {
-    print_message("%s on %s\n", path + strlen(MODELS), isa);
-    qr_model *model = rig_model(path, isa, 2);
+    print_message("%s on %s by %d\n", path + strlen(MODELS), isa, ranks);
+    qr_model *model = rig_model_ranks(path, isa, 2 * ranks, ranks);
     qr_engine_options options = rig_options();
     rig_job expected = the_job();
     run_alone(model, &options, &expected);
@@ -197,7 +198,7 @@ static void check_model(const char *path, const char *isa)
     check_priority(model, &expected);
     qr_model_close(model);
 
-    model = rig_model(path, isa, 1);
+    model = rig_model_ranks(path, isa, ranks, ranks);
     rig_job one_thread = the_job();
     run_alone(model, &options, &one_thread);
     same_as("one thread", &expected, &one_thread);
@@ -210,7 +211,7 @@ static void check_all(const char *isa)
 {
     fill(prompt, PROMPT, 3);
     for (size_t i = 0; i < QR_COUNT_OF(paths); i += STRIDE)
-        check_model(paths[i], isa);
+        check_model(paths[i], isa, 1);
 }
 
 static void bits_do_not_depend_on_the_company_in_generic_c(void **state)
@@ -235,9 +236,21 @@ static void bits_do_not_depend_on_the_company_with_avx512(void **state)
     check_all("avx512");
 }
 
+static void bits_do_not_depend_on_the_company_by_two_to_four_ranks(void **state)
+{
+    (void)state;
+    fill(prompt, PROMPT, 3);
+    check_model(MODELS "llama-bias-bf16", "auto", 2);
+    check_model(MODELS "qwen2-window", "auto", 2);
+    check_model(MODELS "gguf-llama-q4_1/model.gguf", "auto", 3);
+    check_model(MODELS "llama-gqa4-llama3", "auto", 4); /* two key-value heads: each is held twice */
+    check_model(MODELS "llama-gqa4-llama3", "generic", 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bits_do_not_depend_on_the_company_by_two_to_four_ranks),
         cmocka_unit_test(bits_do_not_depend_on_the_company_with_avx512),
         cmocka_unit_test(bits_do_not_depend_on_the_company_with_avx2),
         cmocka_unit_test(bits_do_not_depend_on_the_company_in_generic_c),

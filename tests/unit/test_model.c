@@ -26,7 +26,7 @@ static qr_status bind(opened *o, const char *name, const char *overrides, qr_err
     if (qr_weights_open(path, &o->weights, err) != QR_OK ||
         qr_config_read(o->weights, overrides, &o->arena, &o->config, err) != QR_OK)
         fail_msg("%s", err->message);
-    return qr_net_bind(o->weights, &o->config, &o->net, err);
+    return qr_net_bind(o->weights, &o->config, 0, 1, &o->net, err);
 }
 
 static void release(opened *o)
@@ -264,7 +264,7 @@ static void the_memory_plan_is_what_loading_took(void **state)
         qr_error err = {0};
         assert_int_equal(bind(&o, names[i], NULL, &err), QR_OK);
         qr_net_memory plan;
-        qr_net_plan(o.net, run.device, &(qr_net_options){.dtype = -1}, &plan);
+        qr_net_plan(o.net, qr_team_device(run.team, 0), &(qr_net_options){.dtype = -1}, &plan);
         uint64_t mapped = 0, copied = 0;
         for (size_t t = 0; t < qr_net_tensor_count(run.net); t++) {
             qr_net_tensor tensor = qr_net_tensor_at(run.net, t);
