@@ -110,10 +110,13 @@ bool qr_resume_choice(qr_call *call, qr_choice *choice, qr_api_error *error)
         return true;
     if (params->kind == QR_API_COMPLETION && params->stream && params->sampling.logprobs >= 0)
         find_offset(call, choice);
+    qr_event before = {.finish = QR_FINISH_NONE};
+    before.text = qr_request_prefix_text(choice->prompt->request, &before.text_bytes);
+    if (!params->resume.given)
+        choice->text_bytes += before.text_bytes;
     if (call->answers == NULL)
         return true;
-    qr_event before = {.finish = QR_FINISH_NONE}; /* the splitter sees what the client has */
-    before.text = qr_request_prefix_text(choice->prompt->request, &before.text_bytes);
+    /* The splitter sees what the client has. */
     return qr_answer_take(call, choice, &before, ignore_piece, NULL, error);
 }
 

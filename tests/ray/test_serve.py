@@ -88,7 +88,7 @@ def test_the_direct_path_holds_a_slot():
 
 
 def test_killed_replica():
-    """Its open streams end with an error event (resuming them is another test's matter); nothing else fails."""
+    """Its open streams go on elsewhere (test_resume.py has the whole of it); nothing fails."""
     async def run():
         async with Load() as load:
             await asyncio.sleep(1)
@@ -101,8 +101,7 @@ def test_killed_replica():
             await wait_for_replicas(2, 60, without=[victim["native"]])
             print(f"replaced after {time.monotonic() - killed:.1f} s; 10 new requests answered within {answered:.2f} s")
         report = load.report()
-        assert report["failed"] <= load.streams and report["lost"] == report["repeated"] == 0
-        assert all("the replica was lost" in reason for reason in report["reasons"])
+        assert report["failed"] == report["lost"] == report["repeated"] == 0
         assert is_gone(victim["server_pid"])
 
     asyncio.run(run())

@@ -1,7 +1,11 @@
 """Parts of quire.ray without a cluster: what is sent and read byte by byte, costs, the policy, config, types."""
 import asyncio
+import json
+import os
+import re
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,9 @@ from quire.ray import AppConfig, settings
 from quire.ray.autoscale import EnginePolicy
 from quire.ray.engine_server import serve_arguments
 from quire.ray.forward import Lost, Request, Unreachable, forward
-from quire.ray.ingress import prefix_keys
+from quire.ray.ingress import Counters, prefix_keys
 from quire.ray.load import LoadMeter, parse_metrics, quantile
+from quire.ray.resume import Progress, continuation, lasting, read_marks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,3 +172,110 @@ def test_the_package_is_typed():
     pytest.importorskip("ray", reason="Ray is not installed: ./dev test does it")
     done = subprocess.run([sys.executable, "-m", "mypy"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
+
+
+# ---- Streams that outlive their replica ----
+
+TINY = str(ROOT / "tests" / "golden" / "models" / "llama-mha")
+
+
+class Engines:
+    """Servers in this namespace that count to hash; a token each `step` seconds."""
+
+    def __init__(self, count, step=0.01, **options):
+        words = [w for name, value in options.items() for w in (f"--{name.replace('_', '-')}", str(value))]
+        command = [os.environ["QUIRE_BINARY"], "serve", TINY, "--device", f"sim:overhead={step}", "--port", "0", *words]
+        self.processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+        self.addresses = [f"127.0.0.1:{self._port(p)}" for p in self.processes]
+
+    @staticmethod
+    def _port(process):
+        for line in process.stderr:
+            if match := re.search(r"quire serves .* on http://\S+:(\d+) ", line):
+                return match.group(1)
+        raise AssertionError("no server")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+def stream_through(engines, body, kill_after=(), headers=()):
+    """`lasting` over the servers in turn; the server that gives it is killed when so many pieces have come."""
+    async def run():
+        counters, order, pieces = Counters(), iter(range(len(engines.addresses))), []
+
+        async def attempt(request, stack, avoid=()):
+            number = next(order)
+            reply = await stack.enter_async_context(forward(request, engines.addresses[number]))
+            reply.replica = str(number)
+            return reply
+
+        kills = list(kill_after)
+        async with AsyncExitStack() as stack:
+            request = Request("POST", "/v1/completions", [(b"content-type", b"application/json"), *headers], json.dumps(body).encode())
+            reply = await lasting(request, attempt, stack, counters)
+            async for piece in reply.chunks:
+                pieces.append(piece)
+                if kills and len(pieces) >= kills[0]:
+                    kills.pop(0)
+                    engines.processes[counters.resumed].kill()
+        return reply, b"".join(pieces), counters
+
+    return asyncio.run(run())
+
+
+ASK = {"prompt": [1, 2, 3], "stream": True, "max_tokens": 60, "ignore_eos": True, "return_token_ids": True, "stream_options": {"include_usage": True}}
+
+
+def ids_of(raw):
+    events = [json.loads(e.removeprefix(b"data: ")) for e in raw.split(b"\n\n") if e.startswith(b"data: {")]
+    return [i for e in events for c in e["choices"] for i in c.get("token_ids") or ()], events
+
+
+def test_a_stream_outlives_two_servers_and_the_client_sees_nothing():
+    with Engines(1) as one:
+        _, whole, _ = stream_through(one, {**ASK, "seed": 5})
+    with Engines(3) as three:
+        reply, raw, counters = stream_through(three, {**ASK, "seed": 5}, kill_after=(3, 8))
+    ids, events = ids_of(raw)
+    assert counters.resumed == 2 and counters.resumed_inexact == 0 and ids == ids_of(whole)[0] and len(ids) == 60
+    assert b": quire" not in raw and raw.endswith(b"data: [DONE]\n\n") and raw.count(b"[DONE]") == 1
+    assert len({(e["id"], e["created"]) for e in events}) == 1 and events[-1]["usage"]["completion_tokens"] == 60
+    assert sum(bool(c.get("prompt_token_ids")) for e in events for c in e["choices"]) == 1
+    assert not any(name.startswith(b"x-quire-c") for name, _ in reply.headers)
+
+
+def test_marks_are_shown_to_whom_asks_for_them():
+    with Engines(2) as two:
+        _, raw, counters = stream_through(two, {**ASK, "seed": 5}, kill_after=(2,), headers=[(b"x-quire-marks", b"1")])
+    assert counters.resumed == 1 and raw.count(b"\n: quire 0 ") > 3
+
+
+def test_an_engine_with_other_bits_is_counted():
+    with Engines(1) as first, Engines(1, 0.011) as second:
+        first.addresses += second.addresses
+        _, raw, counters = stream_through(first, {**ASK, "seed": 5}, kill_after=(2,))
+        assert counters.resumed == counters.resumed_inexact == 1 and len(ids_of(raw)[0]) == 60
+
+
+def test_a_stream_of_several_choices_is_lost():
+    with Engines(2) as two, pytest.raises(Lost, match="several choices"):
+        stream_through(two, {**ASK, "n": 2, "seed": 1}, kill_after=(2,))
+
+
+def test_marks_are_read_in_the_end_only():
+    marks = [b": quire 0 0 4,5\n\n", b": quire 0 7 \n\n", b": quire 0 9 6 closed\n\n"]
+    assert read_marks(marks) == Progress([4, 5, 6], 9, True)
+    request = Request("POST", "/v1/completions", [(b"x-request-id", b"old")], b'{"prompt": "a", "output_prefix_ids": [1], "temperature": 0.5}')
+    headers = [(b"x-quire-seed", b"77"), (b"x-quire-created", b"5"), (b"x-request-id", b"given")]
+    again = continuation(request, headers, marks)
+    assert json.loads(again.body) == {"prompt": "a", "temperature": 0.5, "seed": 77, "output_prefix_ids": [1, 4, 5, 6],
+                                      "resume": {"created": 5, "text_bytes": 9, "opened": True, "closed": True}}
+    assert again.headers == [(b"x-request-id", b"given")]
+    assert json.loads(continuation(request, headers, []).body) == {"prompt": "a", "output_prefix_ids": [1], "temperature": 0.5, "seed": 77}

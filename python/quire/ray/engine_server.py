@@ -95,6 +95,7 @@ def serve_arguments(config: AppConfig, host: str) -> list[str]:
         "max-connections": config.max_ongoing_requests + 64,
         "max-connections-per-address": config.max_ongoing_requests + 64,
         "shutdown-timeout": int(config.drain_timeout_s * 1000),
+        "peer-timeout": settings.PEER_TIMEOUT_MS,
         "access-log": False,
     }
     if config.tensor_parallel_size > 1:

@@ -59,6 +59,7 @@ class Reply:
     status: int
     headers: Headers
     chunks: AsyncIterator[bytes]
+    replica: str = ""  # who gives it, where that is known
 
     @property
     def is_stream(self) -> bool:

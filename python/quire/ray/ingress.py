@@ -16,6 +16,7 @@ from typing import Any
 
 from quire.ray import settings
 from quire.ray.forward import Lost, Reply, Request, Unreachable, forward
+from quire.ray.resume import lasting
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,23 +40,26 @@ class Replica:
 Choose = Callable[[Request, Collection[str], AsyncExitStack], Awaitable[Replica]]
 
 
-async def exchange(request: Request, choose: Choose, stack: AsyncExitStack, counters: Counters) -> Reply:
+async def exchange(
+    request: Request, choose: Choose, stack: AsyncExitStack, counters: Counters, avoid: Collection[str] = ()
+) -> Reply:
     """The reply of the first replica that answers; everything held for it is on `stack`.
 
     A replica that cannot be reached, or that is shutting down, has done nothing of the request: another one gets it.
     Raises Unreachable when none answered in time. This is the one place that a request passes on its way to replicas:
     what resumes, splits or mirrors requests wraps it.
     """
-    avoid: set[str] = set()
+    failed = set(avoid)
     tries = 0
     end = time.monotonic() + settings.REROUTE_TIMEOUT_S
     while True:
         attempt, replica = AsyncExitStack(), None
         try:
-            replica = await asyncio.wait_for(choose(request, avoid, attempt), settings.REROUTE_TIMEOUT_S)
+            replica = await asyncio.wait_for(choose(request, failed, attempt), settings.REROUTE_TIMEOUT_S)
             reply = await attempt.enter_async_context(forward(request, replica.address))
             if not await _is_leaving(reply):
                 stack.push_async_exit(attempt)
+                reply.replica = replica.replica_id
                 return reply
             reason = f"{replica.address} is shutting down"
         except (Unreachable, asyncio.TimeoutError) as error:
@@ -65,7 +69,7 @@ async def exchange(request: Request, choose: Choose, stack: AsyncExitStack, coun
             raise
         await attempt.aclose()
         if replica is not None:
-            avoid.add(replica.replica_id)
+            failed.add(replica.replica_id)
         counters.rerouted += 1
         tries += 1
         if tries >= settings.REROUTE_TRIES and time.monotonic() > end:
@@ -91,12 +95,15 @@ class Counters:
 
     def __init__(self) -> None:
         self.requests = self.failed = self.rerouted = self.lost = self.open_streams = 0
+        self.resumed = self.resumed_inexact = 0
 
     def text(self) -> str:
         rows = (
             ("requests_total", "counter", "Requests taken.", self.requests),
             ("rerouted_total", "counter", "Attempts given to another replica before a reply began.", self.rerouted),
             ("failed_total", "counter", "Requests that no replica answered.", self.failed),
+            ("resumed_total", "counter", "Replies that went on at another replica after a loss.", self.resumed),
+            ("resumed_inexact_total", "counter", "Of these, on an engine of another numerics fingerprint.", self.resumed_inexact),
             ("lost_total", "counter", "Replies that broke after they had begun.", self.lost),
             ("open_streams", "gauge", "Streams being passed.", self.open_streams),
         )
@@ -131,7 +138,7 @@ class Ingress:
         self.counters.requests += 1
         async with AsyncExitStack() as stack:
             try:
-                reply = await exchange(request, self.choose, stack, self.counters)
+                reply = await lasting(request, self.attempt, stack, self.counters)
             except Unreachable as error:
                 self.counters.failed += 1
                 await send_error(send, 503, f"no replica answered: {error}", "unavailable")
@@ -154,6 +161,9 @@ class Ingress:
         finally:
             self.counters.open_streams -= 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def attempt(self, request: Request, stack: AsyncExitStack, avoid: Collection[str] = ()) -> Reply:
+        return await exchange(request, self.choose, stack, self.counters, avoid)
 
     async def choose(self, request: Request, avoid: Collection[str], stack: AsyncExitStack) -> Replica:
         """The router's choice, with a slot reserved; see quire.ray.router for what the keywords mean."""

@@ -78,6 +78,10 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 1, 1, 3
 REROUTE_TRIES = 3
 REROUTE_TIMEOUT_S = 10.0
 REROUTE_PAUSE_S = 0.1
+# A stream may lose its replica so many times and goes on elsewhere; see quire.ray.resume.
+RESUMES_MAX = 5
+# The other side of a cut network: a replica cancels what it computes for a peer that acknowledges nothing for as long.
+PEER_TIMEOUT_MS = 4000
 
 READ_BYTES = 256 << 10
 BODY_BYTES_MAX = 16 << 20  # as the server's own limit
