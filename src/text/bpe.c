@@ -134,36 +134,28 @@ static inline uint64_t pair_merge(const qr_bpe *bpe, uint32_t left, uint32_t rig
     return may_merge(bpe, hash) ? find_merge(bpe, key, hash) : NO_MERGE;
 }
 
-/* Applies the first of the merges with the lowest rank to count symbols; its place, or count when there is none.
- * merges: of each symbol with the next; those around the place are left to the caller. */
-static inline size_t merge_once(uint32_t *ids, uint64_t *merges, size_t count)
-{
-    uint64_t least = NO_MERGE;
-    size_t best = 0;
-    for (size_t i = 0; i + 1 < count; i++) {
-        best = merges[i] < least ? i : best;
-        least = merges[i] < least ? merges[i] : least;
-    }
-    if (least == NO_MERGE)
-        return count;
-    ids[best] = (uint32_t)least;
-    for (size_t i = best + 1; i + 1 < count; i++)
-        ids[i] = ids[i + 1];
-    for (size_t i = best + 1; i + 2 < count; i++)
-        merges[i] = merges[i + 1];
-    return best;
-}
-
 /* Merges count (<= LINEAR_MAX) symbols in place; returns how many are left. merges: of each with the next. */
 static size_t merge_linear(const qr_bpe *bpe, uint32_t *ids, uint64_t *merges, size_t count)
 {
-    size_t at;
-    while ((at = merge_once(ids, merges, count)) < count) {
+    while (count > 1) {
+        uint64_t least = NO_MERGE;
+        size_t best = 0;
+        for (size_t i = 0; i + 1 < count; i++) {
+            best = merges[i] < least ? i : best;
+            least = merges[i] < least ? merges[i] : least;
+        }
+        if (least == NO_MERGE)
+            break;
+        ids[best] = (uint32_t)least;
         count--;
-        if (at + 1 < count)
-            merges[at] = pair_merge(bpe, ids[at], ids[at + 1]);
-        if (at > 0)
-            merges[at - 1] = pair_merge(bpe, ids[at - 1], ids[at]);
+        for (size_t i = best + 1; i < count; i++)
+            ids[i] = ids[i + 1];
+        for (size_t i = best + 1; i + 1 < count; i++)
+            merges[i] = merges[i + 1];
+        if (best + 1 < count)
+            merges[best] = pair_merge(bpe, ids[best], ids[best + 1]);
+        if (best > 0)
+            merges[best - 1] = pair_merge(bpe, ids[best - 1], ids[best]);
     }
     return count;
 }
@@ -341,36 +333,94 @@ void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_
 
 /* ---- Many short words side by side: while the memory of one lookup is on its way, those of other words are ---- */
 
-static inline void ask(const qr_bpe *bpe, qr_bpe_lane *lane, size_t at)
+/* Wants the merge of the symbols at two places; the slot of one that cannot be stands for all of those. */
+static inline void ask(const qr_bpe *bpe, qr_bpe_lane *lane, unsigned at, unsigned next)
 {
-    uint64_t hash = key_hash(pair_key(lane->ids[at], lane->ids[at + 1]));
+    uint64_t hash = key_hash(pair_key(lane->ids[at], lane->ids[next]));
+    bool may = may_merge(bpe, hash);
+    __builtin_prefetch(&bpe->pairs[hash & bpe->pair_mask & -(size_t)may]);
     lane->merges[at] = NO_MERGE;
-    if (!may_merge(bpe, hash))
-        return;
-    __builtin_prefetch(&bpe->pairs[hash & bpe->pair_mask]);
-    lane->asked |= 1u << at;
+    lane->asked |= (uint64_t)may << at;
+}
+
+static inline unsigned next_place(uint64_t alive, unsigned at)
+{
+    return (unsigned)__builtin_ctzll((alive & -(UINT64_C(2) << at)) | UINT64_C(1) << QR_BPE_LANE_SYMBOLS);
 }
 
 static inline void answer(const qr_bpe *bpe, qr_bpe_lane *lane)
 {
     for (; lane->asked != 0; lane->asked &= lane->asked - 1) {
-        unsigned at = (unsigned)__builtin_ctz(lane->asked);
-        uint64_t key = pair_key(lane->ids[at], lane->ids[at + 1]);
-        lane->merges[at] = find_merge(bpe, key, key_hash(key));
+        unsigned at = (unsigned)__builtin_ctzll(lane->asked);
+        uint64_t key = pair_key(lane->ids[at], lane->ids[next_place(lane->alive, at)]);
+        lane->merges[at] = find_merge(bpe, key, key_hash(key)) | at << QR_BPE_ID_BITS;
     }
 }
 
-void qr_bpe_lane_begin(const qr_bpe *bpe, qr_bpe_lane *lane, const uint8_t *word, size_t len)
+/* The first merge of the lowest rank. */
+static inline uint64_t least_merge(const qr_bpe_lane *lane)
 {
-    lane->count = (uint32_t)byte_symbols(bpe, word, len, lane->ids);
-    lane->asked = 0;
-    bool plain = lane->count == len && bpe->byte_merges != NULL; /* its symbols are its bytes */
-    for (size_t i = 0; i + 1 < lane->count; i++) {
-        if (plain)
-            lane->merges[i] = bpe->byte_merges[word[i] << 8 | word[i + 1]];
-        else
-            ask(bpe, lane, i);
+    uint64_t least[4] = {NO_MERGE, NO_MERGE, NO_MERGE, NO_MERGE};
+    for (unsigned i = 0; i < lane->places; i += 4)
+        for (unsigned k = 0; k < 4; k++)
+            least[k] = QR_MIN(least[k], lane->merges[i + k]);
+    return QR_MIN(QR_MIN(least[0], least[1]), QR_MIN(least[2], least[3]));
+}
+
+/* One merge and the questions that follow from it; false when there is none. */
+static inline bool advance(const qr_bpe *bpe, qr_bpe_lane *lane)
+{
+    uint64_t merge = least_merge(lane);
+    if (merge == NO_MERGE)
+        return false;
+    unsigned at = (unsigned)(merge >> QR_BPE_ID_BITS) % QR_BPE_LANE_SYMBOLS,
+             gone = next_place(lane->alive, at);
+    uint64_t before = lane->alive & ((UINT64_C(1) << at) - 1);
+    lane->ids[at] = (uint32_t)merge & (QR_BPE_ID_MAX - 1);
+    lane->alive &= ~(UINT64_C(1) << gone);
+    lane->merges[at] = lane->merges[gone] = NO_MERGE;
+    unsigned next = next_place(lane->alive, at);
+    if (next < QR_BPE_LANE_SYMBOLS)
+        ask(bpe, lane, at, next);
+    if (before != 0)
+        ask(bpe, lane, 63 - (unsigned)__builtin_clzll(before), at);
+    return true;
+}
+
+bool qr_bpe_lane_begin(qr_encoder *encoder, qr_bpe_lane *lane, const uint8_t *word, size_t len)
+{
+    const qr_bpe *bpe = &encoder->tokenizer->bpe;
+    uint32_t *symbols = lane->ids;
+    if (len > QR_BPE_LANE_SYMBOLS) {
+        QR_VEC_RESERVE(&encoder->bpe.ids, len);
+        symbols = encoder->bpe.ids.data;
     }
+    unsigned count = (unsigned)byte_symbols(bpe, word, len, symbols);
+    if (count > QR_BPE_LANE_SYMBOLS)
+        return false;
+    if (symbols != lane->ids)
+        memcpy(lane->ids, symbols, count * sizeof(*symbols));
+    lane->alive = (UINT64_C(1) << count) - 1;
+    lane->asked = 0;
+    lane->places = QR_ROUND_UP(count, 4u);
+    bool plain = count == len && bpe->byte_merges != NULL; /* its symbols are its bytes */
+    for (unsigned i = 0; i < lane->places; i++) {
+        lane->merges[i] = NO_MERGE;
+        if (i + 1 >= count)
+            continue;
+        if (plain)
+            lane->merges[i] = bpe->byte_merges[word[i] << 8 | word[i + 1]] | i << QR_BPE_ID_BITS;
+        else
+            ask(bpe, lane, i, i + 1);
+    }
+    return true;
+}
+
+static void close_lane(qr_bpe_lane *lane)
+{
+    lane->count = 0;
+    for (uint64_t alive = lane->alive; alive != 0; alive &= alive - 1)
+        lane->ids[lane->count++] = lane->ids[__builtin_ctzll(alive)];
 }
 
 void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count)
@@ -383,15 +433,11 @@ void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count)
         for (size_t i = 0; i < count; i++) {
             qr_bpe_lane *lane = &lanes[open[i]];
             answer(bpe, lane);
-            size_t at = merge_once(lane->ids, lane->merges, lane->count);
-            if (at >= lane->count)
-                continue;
-            lane->count--;
-            if (at + 1 < lane->count)
-                ask(bpe, lane, at);
-            if (at > 0)
-                ask(bpe, lane, at - 1);
-            open[left++] = open[i];
+            open[left] = open[i];
+            if (advance(bpe, lane))
+                left++;
+            else
+                close_lane(lane);
         }
         count = left;
     }

@@ -164,7 +164,7 @@ static qr_status encode_sequence(qr_encoder *encoder, qr_str text, bool parse_sp
                                  qr_error *err)
 {
     qr_word_cache_open(encoder, text.len);
-    QR_VEC_RESERVE(ids, ids->count + text.len / 8 + 1);
+    QR_VEC_RESERVE(ids, ids->count + text.len / 3 + 16);
     if (text.len > 0 && qr_utf8_validate(text.data, text.len) == text.len)
         return encode_stretch(encoder, text, false, parse_special, ids, err);
     clean_text(text, &encoder->clean);

@@ -204,7 +204,7 @@ typedef enum qr_model_kind {
     QR_MODEL_WORDLEVEL
 } qr_model_kind;
 
-enum { QR_BPE_ID_MAX = 1 << 20, QR_BPE_RANK_MAX = (1 << 24) - 1 };
+enum { QR_BPE_ID_BITS = 20, QR_BPE_ID_MAX = 1 << QR_BPE_ID_BITS, QR_BPE_RANK_MAX = (1 << 24) - 1 };
 
 /* Two neighbours and their merge: a lookup touches one cache line. */
 typedef struct qr_pair_slot {
@@ -410,19 +410,16 @@ typedef struct qr_range {
     bool matched;
 } qr_range;
 
-typedef struct qr_long_slot {
-    uint64_t hash;
-    uint32_t key_offset, key_len;
-    uint32_t ids_offset, ids_count;
-} qr_long_slot;
-
-/* A word of up to QR_WORD_MAX bytes on its way through the merges. */
-enum { QR_BPE_LANES = 32 };
+/* A word of a few symbols on its way through the merges: a symbol keeps its place, and the one that it was merged
+ * with leaves. */
+enum { QR_BPE_LANES = 32, QR_BPE_LANE_SYMBOLS = 32 };
 typedef struct qr_bpe_lane {
-    uint32_t ids[QR_WORD_MAX];
-    uint64_t merges[QR_WORD_MAX]; /* of each symbol with the next */
-    uint32_t count;
-    uint32_t asked; /* bit i: merges[i] is still to be looked up */
+    uint32_t ids[QR_BPE_LANE_SYMBOLS];
+    uint64_t merges
+        [QR_BPE_LANE_SYMBOLS]; /* of each symbol with the next: a qr_pair_slot's, its place above the id */
+    uint64_t alive;            /* bit i: a symbol stands at place i */
+    uint64_t asked;            /* bit i: merges[i] is still to be looked up */
+    uint32_t places, count;    /* count: of ids, when it is done */
 } qr_bpe_lane;
 
 typedef struct qr_bpe_scratch {
@@ -446,12 +443,10 @@ struct qr_encoder {
     qr_match_data *match;
     qr_ids ids, second_ids; /* of the sequences before the post-processor */
 
-    qr_word_slot *words; /* ids of short words: open addressing, grown up to a bound, then begun anew */
+    qr_word_slot *words; /* the word cache (word_cache.c): open addressing */
     size_t word_mask, word_count;
-    qr_ids many_ids; /* of short words that have more than fit a slot */
-    qr_long_slot *longs;
-    qr_buf long_keys;
-    qr_ids long_ids;
+    qr_ids many_ids;   /* of words that have more than fit a slot */
+    qr_buf long_words; /* bytes of words that do not fit a key */
 };
 
 /* Appends the normal form of text to out (steps of the tokenizer, in order). */
@@ -471,9 +466,9 @@ qr_status qr_encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len,
 
 qr_status qr_bpe_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
 void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);
-/* The same for many short words at once, without the shortcut of ignore_merges: begin a lane for each, merge them
- * all (count <= QR_BPE_LANES); then a lane holds the ids of its word. */
-void qr_bpe_lane_begin(const qr_bpe *bpe, qr_bpe_lane *lane, const uint8_t *word, size_t len);
+/* The same for many words at once, without the shortcut of ignore_merges: begin a lane for each (false: too many
+ * symbols), merge them all (count <= QR_BPE_LANES); then a lane holds the ids of its word. */
+bool qr_bpe_lane_begin(qr_encoder *encoder, qr_bpe_lane *lane, const uint8_t *word, size_t len);
 void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count);
 qr_status qr_unigram_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
 void qr_wordpiece_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);
