@@ -63,6 +63,7 @@ static size_t bytes_of(qr_tensor t)
 static void put(qr_tensor t, const void *data)
 {
     must(cudaMemcpy(t.data, data, bytes_of(t), cudaMemcpyHostToDevice), "copy in");
+    must(cudaDeviceSynchronize(), "copy in"); /* the device's stream does not wait for the last piece */
 }
 
 /* As doubles. */
@@ -210,6 +211,7 @@ typedef struct attention_case {
     const char *name;
     int32_t n_heads, kv_heads, dim, window, block_size;
     qr_dtype dtype;
+    int32_t context; /* of the longest sequence */
 } attention_case;
 
 static double kv_number(uint16_t x, qr_dtype dtype)
@@ -282,12 +284,32 @@ static uint16_t *attend(rig *r, const attention_case *c, const int32_t *counts, 
     return out;
 }
 
-enum { SEQS = 3, CONTEXT = 700 };
+enum { SEQS = 3 };
+
+/* Leaves NaN in all pages, as sequences before may have. */
+static void poison(rig *r, const attention_case *c)
+{
+    const uint16_t nan = 0x7fc0;
+    int32_t counts[SEQS];
+    size_t count = (size_t)r->n_seqs * (size_t)c->context * (size_t)(c->kv_heads * c->dim);
+    uint16_t *x = qr_calloc(count, 2);
+    for (size_t i = 0; i < count; i++)
+        x[i] = nan;
+    for (int i = 0; i < r->n_seqs; i++)
+        counts[i] = c->context;
+    rig_begin(r, counts);
+    qr_tensor k = qr_op_tensor(r->ops, r->batch.n_tokens, (int64_t)c->kv_heads * c->dim);
+    put(k, x);
+    qr_op_kv_store(r->ops, 0, k, k);
+    rig_end(r);
+    memset(r->lens, 0, sizeof(r->lens));
+    qr_free(x);
+}
 
 /* Whole prompts in one step, in chunks, and token by token at the end: all the same bits, near the reference. */
 static void check_attention(qr_device *device, const attention_case *c)
 {
-    const int32_t lens[SEQS] = {CONTEXT, 37, 300}, tails[SEQS] = {5, 3, 45}, zero[SEQS] = {0};
+    const int32_t lens[SEQS] = {c->context, 37, 300}, tails[SEQS] = {5, 3, 45}, zero[SEQS] = {0};
     int qw = c->n_heads * c->dim, kw = c->kv_heads * c->dim;
     uint16_t *q[SEQS], *k[SEQS], *v[SEQS];
     for (int i = 0; i < SEQS; i++) {
@@ -297,13 +319,15 @@ static void check_attention(qr_device *device, const attention_case *c)
     }
     qr_kv_spec spec = {.n_kv_heads = c->kv_heads, .head_dim = c->dim, .window = c->window};
     rig whole, parts;
-    rig_open(&whole, device, spec, c->n_heads, SEQS, CONTEXT, c->block_size, c->dtype);
-    rig_open(&parts, device, spec, c->n_heads, SEQS, CONTEXT, c->block_size, c->dtype);
+    rig_open(&whole, device, spec, c->n_heads, SEQS, c->context, c->block_size, c->dtype);
+    rig_open(&parts, device, spec, c->n_heads, SEQS, c->context, c->block_size, c->dtype);
+    poison(&whole, c);
+    poison(&parts, c);
     uint16_t *all = attend(&whole, c, lens, zero, q, k, v);
     double *want = qr_calloc((size_t)qw, sizeof(double)), *got = qr_calloc((size_t)qw, sizeof(double)),
            worst = 0;
     for (int i = 0, base = 0; i < SEQS; base += lens[i], i++)
-        for (int p = 0; p < lens[i]; p += p < lens[i] - 40 ? 23 : 1) {
+        for (int p = 0; p < lens[i]; p += p < lens[i] - 40 ? lens[i] / 30 : 1) {
             reference_row(c, q[i] + (size_t)(p * qw), k[i], v[i], p, want);
             for (int d = 0; d < qw; d++)
                 got[d] = (double)qr_bf16_to_f32(all[(size_t)(base + p) * (size_t)qw + (size_t)d]);
@@ -630,9 +654,32 @@ static void check_draws(qr_device *device, int32_t vocab, float scale)
 
 /* ---- Times ---- */
 
+/* Random keys and values for the tokens that a sequence has so far. */
+static void fill(rig *r, int32_t width)
+{
+    enum { ROWS = 4096 };
+    uint16_t *x = random_bf16((size_t)(ROWS + 64) * (size_t)width, 1);
+    int32_t *counts = qr_calloc((size_t)r->n_seqs, 4), *lens = qr_calloc((size_t)r->n_seqs, 4);
+    memcpy(lens, r->lens, (size_t)r->n_seqs * 4);
+    memset(r->lens, 0, sizeof(r->lens));
+    for (int i = 0; i < r->n_seqs; i++)
+        while (r->lens[i] < lens[i]) {
+            counts[i] = QR_MIN(ROWS, lens[i] - r->lens[i]);
+            rig_begin(r, counts);
+            qr_tensor k = qr_op_tensor(r->ops, counts[i], width), v = qr_op_tensor(r->ops, counts[i], width);
+            put(k, x);
+            put(v, x + 7 * i % 64 * width);
+            qr_op_kv_store(r->ops, 0, k, v);
+            rig_end(r);
+            counts[i] = 0;
+        }
+    qr_free(x);
+    qr_free(counts);
+    qr_free(lens);
+}
+
 static void time_decode(qr_device *device, int32_t seqs, int32_t context)
 {
-    attention_case c = {"", 32, 8, 128, 0, 32, QR_DTYPE_BF16};
     rig r;
     rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, seqs, context, 32,
              QR_DTYPE_BF16);
@@ -641,6 +688,7 @@ static void time_decode(qr_device *device, int32_t seqs, int32_t context)
         counts[i] = 1;
         r.lens[i] = context - 1;
     }
+    fill(&r, 1024);
     rig_begin(&r, counts);
     qr_tensor q = qr_op_tensor(r.ops, seqs, 32 * 128);
     uint16_t *x = random_bf16((size_t)seqs * 4096, 1);
@@ -651,7 +699,7 @@ static void time_decode(qr_device *device, int32_t seqs, int32_t context)
         cudaDeviceSynchronize();
         uint64_t begin = qr_clock_ns();
         for (int i = 0; i < 20; i++) {
-            qr_op_attention(r.ops, 0, q, c.n_heads, 0.088f);
+            qr_op_attention(r.ops, 0, q, 32, 0.088f);
             qr_ops_release(r.ops, mark);
         }
         cudaDeviceSynchronize();
@@ -663,32 +711,37 @@ static void time_decode(qr_device *device, int32_t seqs, int32_t context)
     rig_close(&r);
 }
 
-static void time_prefill(qr_device *device, int32_t rows)
+/* rows after `before` tokens that are in the pages already */
+static void time_prefill(qr_device *device, int32_t before, int32_t rows)
 {
     rig r;
-    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, 1, rows, 32, QR_DTYPE_BF16);
+    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, 1, before + rows, 32,
+             QR_DTYPE_BF16);
+    r.lens[0] = before + rows;
+    fill(&r, 1024);
+    r.lens[0] = before;
     rig_begin(&r, &rows);
-    qr_tensor q = qr_op_tensor(r.ops, rows, 32 * 128), k = qr_op_tensor(r.ops, rows, 1024),
-              v = qr_op_tensor(r.ops, rows, 1024);
+    qr_tensor q = qr_op_tensor(r.ops, rows, 32 * 128);
     uint16_t *x = random_bf16((size_t)rows * 4096, 1);
     put(q, x);
-    put(k, x);
-    put(v, x + rows);
-    qr_op_kv_store(r.ops, 0, k, v);
     size_t mark = qr_ops_mark(r.ops);
     uint64_t best = UINT64_MAX;
     for (int turn = 0; turn < 5; turn++) {
         cudaDeviceSynchronize();
         uint64_t begin = qr_clock_ns();
-        qr_op_attention(r.ops, 0, q, 32, 0.088f);
-        qr_ops_release(r.ops, mark);
+        for (int i = 0; i < 4; i++) {
+            qr_op_attention(r.ops, 0, q, 32, 0.088f);
+            qr_ops_release(r.ops, mark);
+        }
         cudaDeviceSynchronize();
         best = QR_MIN(best, qr_clock_ns() - begin);
     }
-    double us = (double)best / 1e3, flops = 2.0 * rows * rows * 4096;
-    printf("prefill attention, %d tokens: %.1f us, %.0f TFLOP/s\n", rows, us, flops / us / 1e6);
+    double us = (double)best / 4e3, flops = 4.0 * rows * (before + rows / 2.0) * 4096;
+    printf("prefill attention, %d tokens after %d: %.1f us, %.0f TFLOP/s\n", rows, before, us,
+           flops / us / 1e6);
     rig_end(&r);
     rig_close(&r);
+    qr_free(x);
 }
 
 int main(int argc, char **argv)
@@ -702,17 +755,20 @@ int main(int argc, char **argv)
     printf("%s, %.1f GB available\n", qr_device_describe(device),
            (double)qr_device_memory_available(device, 1) / 1e9);
     static const attention_case cases[] = {
-        {"32/8 heads of 128", 32, 8, 128, 0, 32, QR_DTYPE_BF16},
-        {"8/1 heads of 128", 8, 1, 128, 0, 64, QR_DTYPE_BF16},
-        {"4/4 heads of 128, F16", 4, 4, 128, 0, 32, QR_DTYPE_F16},
-        {"9/3 heads of 64", 9, 3, 64, 0, 32, QR_DTYPE_BF16},
-        {"14/2 heads of 64, F16", 14, 2, 64, 0, 96, QR_DTYPE_F16},
-        {"8/2 heads of 128, window 100", 8, 2, 128, 100, 32, QR_DTYPE_BF16},
-        {"8/4 heads of 64, window 333", 8, 4, 64, 333, 32, QR_DTYPE_BF16},
-        {"4/2 heads of 24, blocks of 8", 4, 2, 24, 0, 8, QR_DTYPE_BF16},
-        {"4/2 heads of 128, F32", 4, 2, 128, 50, 16, QR_DTYPE_F32},
-        {"24/2 heads of 64, F16", 24, 2, 64, 0, 32, QR_DTYPE_F16},
-        {"2/1 heads of 256", 2, 1, 256, 0, 32, QR_DTYPE_BF16},
+        {"32/8 heads of 128", 32, 8, 128, 0, 32, QR_DTYPE_BF16, 700},
+        {"8/1 heads of 128", 8, 1, 128, 0, 64, QR_DTYPE_BF16, 700},
+        {"4/4 heads of 128, F16", 4, 4, 128, 0, 32, QR_DTYPE_F16, 700},
+        {"9/3 heads of 64", 9, 3, 64, 0, 32, QR_DTYPE_BF16, 700},
+        {"14/2 heads of 64, F16", 14, 2, 64, 0, 96, QR_DTYPE_F16, 700},
+        {"8/2 heads of 128, window 100", 8, 2, 128, 100, 32, QR_DTYPE_BF16, 700},
+        {"8/4 heads of 64, window 333", 8, 4, 64, 333, 32, QR_DTYPE_BF16, 700},
+        {"4/2 heads of 24, blocks of 8", 4, 2, 24, 0, 8, QR_DTYPE_BF16, 700},
+        {"4/2 heads of 128, F32", 4, 2, 128, 50, 16, QR_DTYPE_F32, 700},
+        {"24/2 heads of 64, F16", 24, 2, 64, 0, 32, QR_DTYPE_F16, 700},
+        {"2/1 heads of 256", 2, 1, 256, 0, 32, QR_DTYPE_BF16, 700},
+        {"8/2 heads of 128, 3,000 tokens", 8, 2, 128, 0, 32, QR_DTYPE_BF16, 3000},
+        {"14/2 heads of 64, 5,000 tokens", 14, 2, 64, 0, 64, QR_DTYPE_F16, 5000},
+        {"8/1 heads of 128, window 1,000 of 3,000", 8, 1, 128, 1000, 32, QR_DTYPE_BF16, 3000},
     };
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++)
         check_attention(device, &cases[i]);
@@ -736,8 +792,11 @@ int main(int argc, char **argv)
                                              {256, 1100}, {1, 100000}, {16, 16384}};
         for (size_t i = 0; i < QR_COUNT_OF(decodes); i++)
             time_decode(device, decodes[i][0], decodes[i][1]);
-        for (int32_t rows = 512; rows <= 8192; rows *= 4)
-            time_prefill(device, rows);
+        for (int32_t rows = 128; rows <= 8192; rows *= 4)
+            time_prefill(device, 0, rows);
+        time_prefill(device, 0, 8192);
+        time_prefill(device, 90000, 8192);
+        time_prefill(device, 30000, 64);
     }
     qr_device_close(device);
     printf("%d checks, %d failed\n", checks, failures);

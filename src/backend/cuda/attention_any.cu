@@ -28,7 +28,7 @@ template <typename T> __global__ void __launch_bounds__(32) any_kernel(cuda_step
     pdl_wait();
     pdl_release();
     const cuda_layer_pages &pages = job.pages;
-    const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, dim = pages.head_dim, lanes = pages.lanes;
+    const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x, dim = pages.head_dim;
     const int seq = step.seq_of_row[row], position = step.positions[row], size = pages.block_size;
     if (step.context[seq] == 0)
         return;
@@ -45,10 +45,10 @@ template <typename T> __global__ void __launch_bounds__(32) any_kernel(cuda_step
         float score = -INFINITY;
         if (seen) {
             page = (static_cast<int64_t>(table[key / size]) * pages.kv_heads + kv_head) * size * dim;
-            const T *k = static_cast<const T *>(pages.keys) + page + key % size * dim;
             score = 0;
             for (int i = 0; i < dim; i++)
-                score = fmaf(__bfloat162float(q[i]), number(k[i]), score);
+                score = fmaf(__bfloat162float(q[i]),
+                             number(static_cast<const T *>(pages.keys)[page + page_at(pages, key % size, i)]), score);
             score *= job.scale;
         }
         float next = fmaxf(maximum, warp_max(score));
@@ -68,8 +68,7 @@ template <typename T> __global__ void __launch_bounds__(32) any_kernel(cuda_step
             for (int i = 0; i < DIMS_MAX; i++)
                 if (i * 32 + lane < dim)
                     out[i] = fmaf(p,
-                                  number(static_cast<const T *>(pages.values)[base + (slot / lanes * dim + i * 32 + lane) *
-                                                                                        lanes + slot % lanes]),
+                                  number(static_cast<const T *>(pages.values)[base + page_at(pages, slot, i * 32 + lane)]),
                                   out[i]);
         }
     }

@@ -74,7 +74,6 @@ typedef struct cuda_kv {
     qr_kv base;    /* first */
     void **layers; /* [n_layers] keys, then values */
     size_t *layer_bytes;
-    int32_t lanes;
 } cuda_kv;
 
 static inline cuda_device *cuda_of(qr_device *device) { return (cuda_device *)device; }
@@ -111,7 +110,7 @@ cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer);
 
 /* ---- step.c ---- */
 
-enum { CUDA_TASKS_MAX = 16384 /* partial results of decode tasks held at a time */ };
+enum { CUDA_PARTIALS_MAX = 16384 /* results of single splits in a step */ };
 enum { CUDA_META_ROOM = 1 << 22 }; /* int32 for a step's facts: 256 contexts of 16k blocks */
 
 qr_status cuda_step_open(cuda_device *, qr_error *);

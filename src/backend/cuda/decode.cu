@@ -1,252 +1,470 @@
-/* Attention of single rows: a warp takes one split of one KV head and streams its keys and values through registers;
- * a second kernel adds the splits up. Bound by reading the pages: two tiles of 16 KB are under way per warp. */
+/* Attention of single rows: a block takes splits of one KV head, their keys as rows of the products and the group's
+ * query heads as their columns; a warp brings in tiles ahead, also of what the block does next. Short sequences are
+ * done whole where there are many, the splits of others are added up by a second kernel: the same sums. Bound by
+ * reading the pages. */
 #include "backend/cuda/attention.cuh"
 
 namespace {
 
-constexpr int WARPS = 4;
+constexpr int SLOTS = 3, PRODUCER = 4 /* warp */, THREADS = 32 * (PRODUCER + 1), BARRIER = 1, QUERIES = 8;
+constexpr int PARTIAL = 4; /* numbers beside a split's values: maximum and sum */
+constexpr int TILES = CUDA_SPLIT / CUDA_TILE;
 
-__device__ __forceinline__ uint32_t transpose8(uint32_t x)
-{
-    uint32_t y;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
-    return y;
-}
+/* What a block does at a time: keys [begin, end) of a sequence and KV head. partial: where a single split goes; -1: it
+ * is all that the sequence has. */
+struct decode_work {
+    int row, head, partial, first, begin, end;
+};
 
-template <typename T, int D> struct split_walk {
-    static constexpr int J = D / 32; /* groups of 32 along a head */
-    uint4 k[4][J], v[D / 8];
-    uint32_t q[J][4];
-    float out[D / 16][4], sum[4], maximum[2];
+template <int D> struct decode_shared {
+    unsigned char slots[SLOTS][CUDA_TILE * D * 2], queries[QUERIES * D * 2], weights[QUERIES * CUDA_TILE * 2];
+    float tops[4][QUERIES], maximum[QUERIES], factor[QUERIES], sums[TILES][QUERIES][4][8], inverse[QUERIES];
+    uint64_t full[SLOTS], empty[SLOTS];
+    decode_work work[SLOTS]; /* that a slot's tile begins; row -1: there is no more */
+};
 
-    __device__ __forceinline__ void load_keys(const T *page, int n, int c)
+/* The warp that brings tiles in. Older keys were stored by earlier steps: only the newest one's tile waits for the
+ * kernels before this one. Blocks begin with their own number and then take the next, by a counter that the kernel
+ * after this one sets back. */
+template <int D> struct decode_producer {
+    const cuda_step_view &step;
+    const cuda_attention_job &job;
+    decode_shared<D> &shared;
+    int lane;
+    ring_place<SLOTS> place;
+    bool waited;
+
+    __device__ __forceinline__ void wait_for_kernels()
     {
-#pragma unroll
-        for (int b = 0; b < 4; b++)
-#pragma unroll
-            for (int j = 0; j < J; j++)
-                k[b][j] = load_stream(page + tile_key(b, n) * D + j * 32 + c * 8);
+        if (!waited)
+            pdl_wait();
+        waited = true;
     }
 
-    __device__ __forceinline__ void load_values(const T *page, int n, int c)
-    {
-#pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            v[i] = load_stream(page + (i * 8 + n) * 32 + c * 8);
-    }
+    __device__ __forceinline__ void await_slot() { barrier_wait(shared_address(&shared.empty[place.slot]), place.parity ^ 1); }
 
-    __device__ __forceinline__ void scores(float (&s)[2][4])
+    __device__ __forceinline__ void fetch(int work)
     {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            s[h][0] = s[h][1] = s[h][2] = s[h][3] = 0;
-#pragma unroll
-            for (int j = 0; j < J; j++) {
-                uint4 a = k[2 * h][j], b = k[2 * h + 1][j];
-                mma16816<T>(s[h], a.x, b.x, a.y, b.y, q[j][0], q[j][1]);
-                mma16816<T>(s[h], a.z, b.z, a.w, b.w, q[j][2], q[j][3]);
-            }
+        const int32_t *task = step.meta + step.meta[CUDA_META_TASK_LIST + job.pages.group] + 4 * (work / job.pages.kv_heads);
+        const int seq = task[0], head = work % job.pages.kv_heads, context = step.context[seq];
+        const int first = job.pages.window > 0 ? max(0, context - job.pages.window) : 0;
+        const int begin = max(task[1] * CUDA_SPLIT, first / CUDA_TILE * CUDA_TILE);
+        const int end = min((task[1] + task[2]) * CUDA_SPLIT, context);
+        const auto keys = source_of<D, 2>(step, job.pages, job.pages.keys, seq, head);
+        const auto values = source_of<D, 2>(step, job.pages, job.pages.values, seq, head);
+        for (int key = begin; key < end; key += CUDA_TILE) {
+            if (key + CUDA_TILE >= context)
+                wait_for_kernels();
+            await_slot();
+            if (key == begin && lane == 0)
+                shared.work[place.slot] = {step.seq_start[seq], head, task[3], first, begin, end};
+            keys.fetch_keys(shared_address(shared.slots[place.slot]), shared_address(&shared.full[place.slot]), key, first, end, lane);
+            place.next();
+            await_slot();
+            values.fetch_values(shared_address(shared.slots[place.slot]), shared_address(&shared.full[place.slot]), key, first, end, lane);
+            place.next();
         }
     }
 
-    /* s: raw scores of keys (row n, columns are queries) -> weights in the second product's layout. */
-    __device__ __forceinline__ void soften(float (&s)[2][4], float scale, uint32_t (&p)[4])
+    __device__ __forceinline__ void run()
+    {
+        const int works = step.meta[CUDA_META_TASKS + job.pages.group] * job.pages.kv_heads;
+        int *taken = const_cast<int32_t *>(step.meta) + CUDA_META_TAKEN;
+        for (int work = blockIdx.x; work < works;) {
+            fetch(work);
+            wait_for_kernels();
+            work = lane == 0 ? gridDim.x + atomicAdd(taken, 1) : 0;
+            work = __shfl_sync(0xffffffffu, work, 0);
+        }
+        await_slot();
+        if (lane == 0) {
+            shared.work[place.slot].row = -1;
+            barrier_arrive(shared_address(&shared.full[place.slot]));
+        }
+    }
+};
+
+template <typename T, int D> struct decode_consumer {
+    static constexpr int BLOCKS = D / 64;
+    const cuda_step_view &step;
+    const cuda_attention_job &job;
+    decode_shared<D> &shared;
+    int warp, n, c; /* a thread has keys n and n + 8 of the warp's 16 in each 64, queries 2 c and 2 c + 1 */
+    ring_place<SLOTS> place;
+    float s[2][4], out[BLOCKS][4], maximum[2];      /* of the split under way */
+    float total[BLOCKS][4], top[2];                 /* of the splits before it */
+    float query_top, query_sum; /* of query thread / 8 */
+
+    __device__ __forceinline__ void sync() { threads_sync(BARRIER, 128); }
+
+    __device__ __forceinline__ void load_queries(const decode_work &work)
+    {
+        const int group = job.n_heads / job.pages.kv_heads, thread = threadIdx.x;
+        const int query = thread / (D / 8), piece = thread % (D / 8);
+        if (query < QUERIES) {
+            const bf16 *q = static_cast<const bf16 *>(job.q.data) + static_cast<int64_t>(work.row) * job.q.stride +
+                            (work.head * group + query) * D + piece * 8;
+            *reinterpret_cast<uint4 *>(shared.queries + image_at<BLOCKS>(query, piece)) =
+                query < group ? query_words<T>(q) : make_uint4(0, 0, 0, 0);
+        }
+        fence_async_proxy();
+        sync();
+    }
+
+    __device__ __forceinline__ void score(uint32_t keys)
+    {
+        const uint32_t queries = shared_address(shared.queries);
+#pragma unroll
+        for (int b = 0; b < 2; b++) {
+            product_begin();
+#pragma unroll
+            for (int k = 0; k < D / 16; k++) {
+                int at = k / 4 * 1024 + k % 4 * 32;
+                wgmma_narrow<T, 0>(s[b], image_operand<BLOCKS>(keys + b * 8 * BLOCKS * 1024 + at),
+                                   image_operand<BLOCKS>(queries + at), k > 0);
+            }
+        }
+        product_commit();
+        wgmma_wait(s[0], s[1]);
+    }
+
+    __device__ __forceinline__ void mask(int key, int from, int to)
+    {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            int at = key + i / 4 * 64 + warp * 16 + i % 4 / 2 * 8 + n;
+            if (at < from || at >= to)
+                s[i / 4][i % 4] = -INFINITY;
+        }
+    }
+
+    /* Scores to weights, in shared memory as the second product's operand. */
+    __device__ __forceinline__ void soften(int tile, bool fresh)
     {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            float top = fmaxf(fmaxf(s[0][e], s[0][2 + e]), fmaxf(s[1][e], s[1][2 + e]));
+            float raw = fmaxf(fmaxf(s[0][e], s[0][2 + e]), fmaxf(s[1][e], s[1][2 + e]));
             for (int step = 4; step < 32; step *= 2)
-                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
-            float next = fmaxf(maximum[e], whole_maximum(top, scale));
-            if (__any_sync(0xffffffffu, next > maximum[e])) {
-                float factor = maximum[e] == NO_MAXIMUM ? 0.0f : rescale(maximum[e], next);
+                raw = fmaxf(raw, __shfl_xor_sync(0xffffffffu, raw, step));
+            if (n == 0)
+                shared.tops[warp][2 * c + e] = raw;
+        }
+        sync();
 #pragma unroll
-                for (int i = 0; i < D / 16; i++) {
-                    out[i][e] *= factor;
-                    out[i][2 + e] *= factor;
-                }
-                sum[e] *= factor;
-                sum[2 + e] *= factor;
-                maximum[e] = next;
+        for (int e = 0; e < 2; e++) {
+            const int query = 2 * c + e;
+            float raw = fmaxf(fmaxf(shared.tops[0][query], shared.tops[1][query]),
+                              fmaxf(shared.tops[2][query], shared.tops[3][query]));
+            float next = fmaxf(fresh ? NO_MAXIMUM : maximum[e], whole_maximum(raw, job.scale));
+            float factor = fresh ? 0.0f : rescale_from(maximum[e], next), shift = weight_shift(next);
+            maximum[e] = next;
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++) {
+                out[b][e] *= factor;
+                out[b][2 + e] *= factor;
             }
-            float shift = weight_shift(next);
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                s[h][e] = weight_of(s[h][e], scale, shift);
-                s[h][2 + e] = weight_of(s[h][2 + e], scale, shift);
+            for (int i = 0; i < 4; i++) {
+                float &weight = s[i / 2][i % 2 * 2 + e];
+                weight = weight_of(weight, job.scale, shift);
+                int piece = i / 2 * 8 + warp * 2 + i % 2;
+                *reinterpret_cast<T *>(shared.weights + image_at<2>(query, piece) + 2 * n) = round_to<T>(weight);
+            }
+            shared.sums[tile][query][warp][n] = ((s[0][e] + s[0][2 + e]) + s[1][e]) + s[1][2 + e];
+            if (warp == 0 && n == 0) {
+                shared.factor[query] = factor;
+                shared.maximum[query] = next;
             }
         }
-#pragma unroll
-        for (int b = 0; b < 4; b++)
-            p[b] = transpose8(pack_pair<T>(s[b / 2][b % 2 * 2], s[b / 2][b % 2 * 2 + 1]));
+        fence_async_proxy();
+        sync();
     }
 
-    __device__ __forceinline__ void add_values(const uint32_t (&p)[4])
+    __device__ __forceinline__ void add_values(uint32_t values, bool fresh)
     {
-        const uint32_t one = pair_of_ones<T>();
+        const uint32_t weights = shared_address(shared.weights);
 #pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            uint4 a = v[2 * i], b = v[2 * i + 1];
-            mma16816<T>(out[i], a.x, b.x, a.y, b.y, p[0], p[1]);
-            mma16816<T>(out[i], a.z, b.z, a.w, b.w, p[2], p[3]);
+        for (int b = 0; b < BLOCKS; b++) {
+            product_begin();
+#pragma unroll
+            for (int k = 0; k < CUDA_TILE / 16; k++)
+                wgmma_narrow<T, 1>(out[b], image_operand<BLOCKS>(values + b * 1024 + k * 2 * BLOCKS * 1024),
+                                   image_operand<2>(weights + k / 4 * 1024 + k % 4 * 32), k > 0 || !fresh);
         }
-        mma16816<T>(sum, one, one, one, one, p[0], p[1]);
-        mma16816<T>(sum, one, one, one, one, p[2], p[3]);
+        product_commit();
+        wgmma_wait(out[0], out[BLOCKS - 1]);
+    }
+
+    __device__ __forceinline__ uint32_t await_slot()
+    {
+        barrier_wait(shared_address(&shared.full[place.slot]), place.parity);
+        return shared_address(shared.slots[place.slot]);
+    }
+    __device__ __forceinline__ void free_slot()
+    {
+        if (n == 0 && c == 0)
+            barrier_arrive(shared_address(&shared.empty[place.slot]));
+        place.next();
+    }
+
+    /* The sum of a tile's weights for a query: lanes have n. */
+    __device__ __forceinline__ float tile_sum(int tile, int query, int lane)
+    {
+        const float(*part)[8] = shared.sums[tile][query];
+        return (part[0][lane] + part[1][lane]) + (part[2][lane] + part[3][lane]);
+    }
+
+    /* The sum of a split's weights, in the eight threads of each query. */
+    __device__ __forceinline__ float split_sum(int query, int tiles)
+    {
+        float sum = tile_sum(0, query, threadIdx.x % 8);
+        if (tiles > 1)
+            sum = sum * shared.factor[query] + tile_sum(1, query, threadIdx.x % 8);
+        for (int step = 1; step < 8; step *= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        return sum;
+    }
+
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int i = 0; i < 4 * BLOCKS; i++)
+            total[i / 4][i % 4] = 0;
+        top[0] = top[1] = query_top = NO_MAXIMUM;
+        query_sum = 0;
+    }
+
+    /* total += out, from left to right. */
+    __device__ __forceinline__ void end_split(int tiles)
+    {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float next = fmaxf(top[e], maximum[e]);
+            float old_factor = rescale_from(top[e], next), new_factor = rescale_from(maximum[e], next);
+#pragma unroll
+            for (int i = 0; i < 2 * BLOCKS; i++) {
+                float &sum = total[i / 2][i % 2 * 2 + e];
+                sum = __fmaf_rn(out[i / 2][i % 2 * 2 + e], new_factor, sum * old_factor);
+            }
+            top[e] = next;
+        }
+        if (warp < 2) {
+            const int query = threadIdx.x / 8;
+            float next = fmaxf(query_top, shared.maximum[query]);
+            query_sum = __fmaf_rn(split_sum(query, tiles), rescale_from(shared.maximum[query], next),
+                                  query_sum * rescale_from(query_top, next));
+            query_top = next;
+        }
+    }
+
+    __device__ __forceinline__ void store_partial(const decode_work &work, int tiles)
+    {
+        const int group = job.n_heads / job.pages.kv_heads;
+        float *to = job.partials + (static_cast<int64_t>(work.partial) * job.n_heads + work.head * group) * (D + PARTIAL);
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            if (2 * c + e < group)
+#pragma unroll
+                for (int i = 0; i < 2 * BLOCKS; i++)
+                    to[(2 * c + e) * (D + PARTIAL) + i / 2 * 64 + warp * 16 + i % 2 * 8 + n] = out[i / 2][i % 2 * 2 + e];
+        if (warp >= 2)
+            return;
+        const int query = threadIdx.x / 8;
+        float sum = split_sum(query, tiles);
+        if (threadIdx.x % 8 == 0 && query < group) {
+            to[query * (D + PARTIAL) + D] = shared.maximum[query];
+            to[query * (D + PARTIAL) + D + 1] = sum;
+        }
+    }
+
+    __device__ __forceinline__ void store(const decode_work &work)
+    {
+        const int group = job.n_heads / job.pages.kv_heads;
+        if (warp < 2 && threadIdx.x % 8 == 0)
+            shared.inverse[threadIdx.x / 8] = 1.0f / query_sum;
+        sync();
+        bf16 *y = static_cast<bf16 *>(job.y.data) + static_cast<int64_t>(work.row) * job.y.stride + work.head * group * D;
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            if (2 * c + e < group)
+#pragma unroll
+                for (int i = 0; i < 2 * BLOCKS; i++)
+                    y[(2 * c + e) * D + i / 2 * 64 + warp * 16 + i % 2 * 8 + n] =
+                        __float2bfloat16(total[i / 2][i % 2 * 2 + e] * shared.inverse[2 * c + e]);
+    }
+
+    __device__ __forceinline__ void run(const decode_work &work)
+    {
+        load_queries(work);
+        clear();
+        int tile = 0;
+        for (int key = work.begin; key < work.end; key += CUDA_TILE, tile++) {
+            if (key % CUDA_SPLIT == 0 && key > work.begin) {
+                end_split(tile);
+                tile = 0;
+            }
+            score(await_slot());
+            free_slot();
+            if (key < work.first || key + CUDA_TILE > work.end)
+                mask(key, work.first, work.end);
+            soften(tile, tile == 0);
+            add_values(await_slot(), tile == 0);
+            free_slot();
+        }
+        if (work.partial >= 0) {
+            store_partial(work, tile);
+            return;
+        }
+        end_split(tile);
+        store(work);
     }
 };
 
 template <typename T, int D>
-__device__ void run_split(const cuda_step_view &step, const cuda_attention_job &job, const int32_t *table, int seq,
-                          int split, int head, int64_t task)
+__global__ void __launch_bounds__(THREADS, 2)
+    decode_kernel(const __grid_constant__ cuda_step_view step, const __grid_constant__ cuda_attention_job job)
 {
-    const int lane = threadIdx.x % 32, n = lane / 4, c = lane % 4;
-    const cuda_layer_pages &pages = job.pages;
-    const int group = job.n_heads / pages.kv_heads, row = step.seq_start[seq], context = step.context[seq];
-    const int first = pages.window > 0 ? max(0, context - pages.window) : 0;
-    const int begin = max(split * CUDA_SPLIT, first / 32 * 32), end = min((split + 1) * CUDA_SPLIT, context);
-    const int64_t page_numbers = static_cast<int64_t>(pages.block_size) * D;
-    auto page_of = [&](int key) {
-        int64_t block = table[key / pages.block_size];
-        return (block * pages.kv_heads + head) * page_numbers + key % pages.block_size * D;
-    };
-    const T *keys = static_cast<const T *>(pages.keys), *values = static_cast<const T *>(pages.values);
-    split_walk<T, D> walk;
-    int64_t at = page_of(begin);
-    walk.load_keys(keys + at, n, c);
-    walk.load_values(values + at, n, c);
-    const bf16 *q = static_cast<const bf16 *>(job.q.data) + row * job.q.stride + (head * group + n) * D;
-#pragma unroll
-    for (int j = 0; j < walk.J; j++) {
-        uint4 words = make_uint4(0, 0, 0, 0);
-        if (n < group)
-            words = query_words<T>(*reinterpret_cast<const uint4 *>(q + j * 32 + c * 8));
-        walk.q[j][0] = words.x;
-        walk.q[j][1] = words.y;
-        walk.q[j][2] = words.z;
-        walk.q[j][3] = words.w;
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+    decode_shared<D> &shared = *reinterpret_cast<decode_shared<D> *>(dynamic_shared);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < SLOTS; i++) {
+            barrier_init(shared_address(&shared.full[i]), 1);
+            barrier_init(shared_address(&shared.empty[i]), 4);
+        }
+        barrier_init_fence();
     }
+    __syncthreads();
+    pdl_release();
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    if (warp == PRODUCER) {
+        decode_producer<D> producer = {step, job, shared, lane};
+        producer.run();
+        return;
+    }
+    pdl_wait();
+    decode_consumer<T, D> consumer = {step, job, shared, warp, lane / 4, lane % 4};
+    for (;;) {
+        consumer.await_slot();
+        const decode_work work = shared.work[consumer.place.slot];
+        if (work.row < 0)
+            break;
+        consumer.run(work);
+    }
+}
+
+/* Blocks take (sequence, head, part of the head) in turn: the splits from left to right. They are brought in ROUND at a
+ * time by all threads; a thread per number then adds. */
+template <int D, int Parts> struct combine_block {
+    static constexpr int DIMS = D / Parts, LANES = DIMS / 4, ROUND = Parts == 1 ? 32 : 256,
+                         AHEAD = ROUND * LANES / 128;
+    float values[ROUND][DIMS], factors[ROUND], sums[ROUND], tops[4];
+
+    /* from: the first split of a head, `pitch` numbers apart */
+    __device__ __forceinline__ void run(const float *from, int64_t pitch, int splits, int part, bf16 *y)
+    {
+        const int thread = threadIdx.x;
+        float top = NO_MAXIMUM, sum = 0, out = 0;
+        for (int i = thread; i < splits; i += 128)
+            top = fmaxf(top, from[i * pitch + D]);
+        for (int s = 16; s > 0; s /= 2)
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, s));
+        if (thread % 32 == 0)
+            tops[thread / 32] = top;
+        for (int base = 0; base < splits; base += ROUND, from += ROUND * pitch) {
+            const int count = min(ROUND, splits - base);
+            float4 ahead[AHEAD];
 #pragma unroll
-    for (int i = 0; i < D / 16; i++)
-        walk.out[i][0] = walk.out[i][1] = walk.out[i][2] = walk.out[i][3] = 0;
-    walk.sum[0] = walk.sum[1] = walk.sum[2] = walk.sum[3] = 0;
-    walk.maximum[0] = walk.maximum[1] = NO_MAXIMUM;
-    for (int key = begin; key < end; key += 32) {
-        float s[2][4];
-        uint32_t p[4];
-        walk.scores(s);
-        const bool more = key + 32 < end, partial = key + 32 > end || key < first;
-        int64_t next = more ? page_of(key + 32) : 0;
-        if (more)
-            walk.load_keys(keys + next, n, c);
-        if (partial) {
-#pragma unroll
-            for (int b = 0; b < 4; b++) {
-                int mine = key + tile_key(b, n);
-                if (mine < first || mine >= end)
-                    s[b / 2][b % 2 * 2] = s[b / 2][b % 2 * 2 + 1] = -INFINITY;
+            for (int i = 0; i < AHEAD; i++) {
+                int at = thread / LANES + i * (128 / LANES);
+                if (at < count)
+                    ahead[i] = *reinterpret_cast<const float4 *>(from + at * pitch + part * DIMS + thread % LANES * 4);
+            }
+            __syncthreads();
+            top = fmaxf(fmaxf(tops[0], tops[1]), fmaxf(tops[2], tops[3]));
+            for (int i = thread; i < count; i += 128) {
+                factors[i] = rescale_from(from[i * pitch + D], top);
+                sums[i] = from[i * pitch + D + 1];
             }
 #pragma unroll
-            for (int i = 0; i < D / 8; i++)
-                walk.v[i] = keep_keys(walk.v[i], key + 8 * c, first, end);
-        }
-        walk.soften(s, job.scale, p);
-        walk.add_values(p);
-        if (more)
-            walk.load_values(values + next, n, c);
-    }
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-        int query = 2 * c + e;
-        if (query >= group)
-            continue;
-        float *to = job.partials + (task * job.n_heads + head * group + query) * (D + 2);
-#pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            to[i * 16 + n] = walk.out[i][e];
-            to[i * 16 + 8 + n] = walk.out[i][2 + e];
-        }
-        if (n == 0) {
-            to[D] = walk.maximum[e];
-            to[D + 1] = walk.sum[e];
-        }
-    }
-}
-
-template <typename T, int D>
-__global__ void __launch_bounds__(32 * WARPS, 2) decode_kernel(cuda_step_view step, cuda_attention_job job)
-{
-    pdl_wait();
-    pdl_release();
-    const int32_t *meta = step.meta;
-    const int group = job.pages.group, stride = meta[CUDA_META_STRIDE], heads = job.pages.kv_heads;
-    const int32_t *list = meta + meta[CUDA_META_TASK_LIST + group], *table = meta + meta[CUDA_META_TABLE + group];
-    const int works = (min(meta[CUDA_META_TASKS + group], job.task_end) - job.task_begin) * heads;
-    for (int work = blockIdx.x * WARPS + threadIdx.x / 32; work < works; work += gridDim.x * WARPS) {
-        int task = work / heads + job.task_begin, seq = list[2 * task];
-        run_split<T, D>(step, job, table + seq * stride, seq, list[2 * task + 1], work % heads, task - job.task_begin);
-    }
-}
-
-/* A block per (head, sequence), a thread per dimension: the splits from left to right. */
-template <int D> __global__ void __launch_bounds__(D) combine_kernel(cuda_step_view step, cuda_attention_job job)
-{
-    pdl_wait();
-    pdl_release();
-    __shared__ float shared_max[D / 32], weights[D];
-    const int head = blockIdx.x, seq = job.seq_begin + blockIdx.y, d = threadIdx.x, context = step.context[seq];
-    const int row = step.seq_start[seq];
-    if (context == 0 || step.seq_start[seq + 1] - row != 1)
-        return;
-    const int first = job.pages.window > 0 ? max(0, context - job.pages.window) : 0;
-    const int splits = (context - 1) / CUDA_SPLIT - first / CUDA_SPLIT + 1;
-    const int32_t *first_task = step.meta + step.meta[CUDA_META_FIRST_TASK + job.pages.group];
-    const int64_t step_numbers = static_cast<int64_t>(job.n_heads) * (D + 2);
-    const float *from = job.partials + (static_cast<int64_t>(first_task[seq] - job.task_begin) * job.n_heads + head) * (D + 2);
-    float top = NO_MAXIMUM;
-    for (int i = d; i < splits; i += D)
-        top = fmaxf(top, from[i * step_numbers + D]);
-    for (int s = 16; s > 0; s /= 2)
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, s));
-    if (d % 32 == 0)
-        shared_max[d / 32] = top;
-    __syncthreads();
-    for (int i = 0; i < D / 32; i++)
-        top = fmaxf(top, shared_max[i]);
-    float sum = 0, out = 0;
-    for (int base = 0; base < splits; base += D) {
-        __syncthreads();
-        int count = min(D, splits - base);
-        if (d < count) {
-            float mine = from[(base + d) * step_numbers + D];
-            weights[d] = mine == NO_MAXIMUM ? 0.0f : rescale(mine, top);
-        }
-        __syncthreads();
+            for (int i = 0; i < AHEAD; i++) {
+                int at = thread / LANES + i * (128 / LANES);
+                if (at < count)
+                    *reinterpret_cast<float4 *>(&values[at][thread % LANES * 4]) = ahead[i];
+            }
+            __syncthreads();
+            if (thread < DIMS)
 #pragma unroll 8
-        for (int i = 0; i < count; i++) {
-            const float *split = from + (base + i) * step_numbers;
-            out = __fmaf_rn(split[d], weights[i], out);
-            sum = __fmaf_rn(split[D + 1], weights[i], sum);
+                for (int i = 0; i < count; i++) {
+                    out = __fmaf_rn(values[i][thread], factors[i], out);
+                    sum = __fmaf_rn(sums[i], factors[i], sum);
+                }
         }
+        if (thread < DIMS)
+            y[part * DIMS + thread] = __float2bfloat16(out * (1.0f / sum));
+        __syncthreads();
     }
-    static_cast<bf16 *>(job.y.data)[row * job.y.stride + head * D + d] = __float2bfloat16(out * (1.0f / sum));
+};
+
+template <int D, int Parts>
+__global__ void __launch_bounds__(128)
+    combine_kernel(const __grid_constant__ cuda_step_view step, const __grid_constant__ cuda_attention_job job)
+{
+    __shared__ __align__(16) combine_block<D, Parts> block;
+    pdl_wait();
+    pdl_release();
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        const_cast<int32_t *>(step.meta)[CUDA_META_TAKEN] = 0;
+    const int heads = job.n_heads, works = step.meta[CUDA_META_MERGES + job.pages.group] * heads * Parts;
+    const int32_t *list = step.meta + step.meta[CUDA_META_MERGE_LIST + job.pages.group];
+    const int64_t pitch = static_cast<int64_t>(heads) * (D + PARTIAL);
+    for (int work = blockIdx.x; work < works; work += gridDim.x) {
+        const int32_t *merge = list + 3 * (work / Parts / heads);
+        const int head = work / Parts % heads;
+        block.run(job.partials + merge[1] * pitch + head * (D + PARTIAL), pitch, merge[2], work % Parts,
+                  static_cast<bf16 *>(job.y.data) + step.seq_start[merge[0]] * job.y.stride + head * D);
+    }
 }
 
 template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
 {
-    cudaError_t error = cuda_launch(decode_kernel<T, D>, dim3(static_cast<unsigned>(job->sm_count) * 2),
-                                    dim3(32 * WARPS), 0, s, *step, *job);
+    const int works = job->n_heads * step->n_seqs, blocks = job->sm_count;
+    cudaError_t error = cuda_launch(decode_kernel<T, D>, dim3(static_cast<unsigned>(blocks) * 2), dim3(THREADS),
+                                    sizeof(decode_shared<D>), s, *step, *job);
     if (error != cudaSuccess)
         return error;
-    dim3 grid(static_cast<unsigned>(job->n_heads), static_cast<unsigned>(job->seq_end - job->seq_begin));
-    return cuda_launch(combine_kernel<D>, grid, dim3(D), 0, s, *step, *job);
+    if (works < 4 * blocks)
+        return cuda_launch(combine_kernel<D, 4>, dim3(static_cast<unsigned>(min(works, blocks) * 4)), dim3(128), 0, s, *step,
+                           *job);
+    return cuda_launch(combine_kernel<D, 1>, dim3(static_cast<unsigned>(min(works, 12 * blocks))), dim3(128), 0, s, *step,
+                       *job);
+}
+
+template <typename T, int D> cudaError_t allow_shared()
+{
+    return cudaFuncSetAttribute(decode_kernel<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(sizeof(decode_shared<D>)));
 }
 
 } // namespace
 
+size_t cuda_decode_partial_bytes(int32_t n_heads, int32_t head_dim)
+{
+    return static_cast<size_t>(n_heads) * static_cast<size_t>(head_dim + PARTIAL) * sizeof(float);
+}
+
 bool cuda_attention_fits(int32_t n_heads, const cuda_layer_pages *pages)
 {
-    return pages->dtype != 0 && pages->lanes == 32 && n_heads / pages->kv_heads <= 8 &&
-           (pages->head_dim == 64 || pages->head_dim == 128);
+    return pages->image && n_heads / pages->kv_heads <= QUERIES;
+}
+
+cudaError_t cuda_decode_init(void)
+{
+    cudaError_t errors[] = {allow_shared<bf16, 64>(), allow_shared<bf16, 128>(), allow_shared<__half, 64>(),
+                            allow_shared<__half, 128>()};
+    for (cudaError_t error : errors)
+        if (error != cudaSuccess)
+            return error;
+    return cudaSuccess;
 }
 
 cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)

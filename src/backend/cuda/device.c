@@ -62,7 +62,9 @@ static qr_status open_parts(cuda_device *device, qr_error *err)
 {
     cudaError_t error = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess)
-        error = cuda_attention_init();
+        error = cuda_decode_init();
+    if (error == cudaSuccess)
+        error = cuda_prefill_init();
     if (error != cudaSuccess)
         return cuda_fail(device, QR_DEVICE_FAILED, error, "open", err);
     size_t bytes = cuda_gemm_workspace_bytes();

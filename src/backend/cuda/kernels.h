@@ -17,11 +17,15 @@ extern "C" {
 /* ---- A step's facts in device memory: one block of int32, filled by one copy (step.c) ---- */
 
 enum {
-    CUDA_META_STRIDE,                           /* entries of a sequence in a block table */
-    CUDA_META_TASKS,                            /* + group: decode tasks */
-    CUDA_META_TASK_LIST = CUDA_META_TASKS + 2,  /* + group: where the (sequence, split) pairs begin */
-    CUDA_META_TABLE = CUDA_META_TASK_LIST + 2,  /* + group: where the block table begins */
-    CUDA_META_FIRST_TASK = CUDA_META_TABLE + 2, /* + group: where each sequence's first task stands */
+    CUDA_META_STRIDE, /* entries of a sequence in a block table */
+    CUDA_META_TAKEN,  /* decode: works that blocks took beyond their first; 0 between kernels */
+    CUDA_META_TABLE,  /* + group: where the block table begins */
+    CUDA_META_TASKS = CUDA_META_TABLE + 2, /* + group: decode tasks */
+    CUDA_META_TASK_LIST =
+        CUDA_META_TASKS + 2, /* + group: where (sequence, split, splits, partial result or -1) begin */
+    CUDA_META_MERGES = CUDA_META_TASK_LIST + 2, /* + group: sequences with partial results */
+    CUDA_META_MERGE_LIST =
+        CUDA_META_MERGES + 2, /* + group: where (sequence, first partial result, splits) begin */
     CUDA_META_HEADER = 32
 };
 
@@ -72,14 +76,13 @@ cudaError_t cuda_launch_rope(cudaStream_t s, cuda_rows x, int32_t head_dim, cuda
                              const int32_t *positions);
 cudaError_t cuda_launch_head_norm(cudaStream_t s, cuda_rows x, int32_t head_dim, const float *w, float eps);
 
-/* ---- KV pages: a layer's keys lie [block][head][slot][dim], its values [block][head][slot / lanes][dim][lanes] with
- * lanes 32 where that divides a block, else 8, so that both operands of attention's products are read 16 bytes at a
- * time along what is summed ---- */
+/* ---- KV pages: a layer's keys, then its values, lie [block][head][slot][dim] ---- */
 
 typedef struct cuda_layer_pages {
     void *keys, *values;
-    int32_t kv_heads, head_dim, block_size, lanes;
-    int dtype; /* qr_dtype */
+    int32_t kv_heads, head_dim, block_size;
+    bool image; /* of 16-bit numbers, as products read them (attention.cuh); else rows of head_dim numbers */
+    int dtype;  /* qr_dtype */
     int32_t window;
     int group; /* which block table */
 } cuda_layer_pages;
@@ -102,17 +105,18 @@ typedef struct cuda_attention_job {
     int32_t n_heads;
     float scale;
     cuda_layer_pages pages;
-    float *partials; /* decode: [tasks][n_heads][dim + 2]: values, then maximum and sum */
-    int32_t task_begin, task_end, seq_begin, seq_end; /* of decode tasks: those whose partial results fit */
+    float *partials; /* decode: cuda_decode_partial_bytes for each */
     int sm_count;
 } cuda_attention_job;
+size_t cuda_decode_partial_bytes(int32_t n_heads, int32_t head_dim); /* of a split's result */
 /* Whether the tensor-core kernels serve these pages; else cuda_launch_attention_any does. */
 bool cuda_attention_fits(int32_t n_heads, const cuda_layer_pages *pages);
 cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_launch_prefill(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step,
                                       const cuda_attention_job *job);
-cudaError_t cuda_attention_init(void);
+cudaError_t cuda_decode_init(void);
+cudaError_t cuda_prefill_init(void);
 
 /* ---- draw.cu ---- */
 

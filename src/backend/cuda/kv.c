@@ -55,7 +55,6 @@ qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers,
                        .dtype = dtype};
     kv->layers = qr_calloc((size_t)n_layers, sizeof(void *));
     kv->layer_bytes = qr_calloc((size_t)n_layers, sizeof(size_t));
-    kv->lanes = block_size % 32 == 0 ? 32 : 8;
     qr_status status = take_layers(kv, err);
     if (status != QR_OK) {
         cuda_kv_close(&kv->base);
@@ -79,6 +78,13 @@ void cuda_kv_close(qr_kv *base)
     qr_free(kv);
 }
 
+/* What the products on the tensor cores read (attention.cuh). */
+static bool is_image(const qr_kv *kv, const qr_kv_spec *spec)
+{
+    return qr_dtype_bytes(kv->dtype) == 2 && kv->block_size % 32 == 0 &&
+           (spec->head_dim == 64 || spec->head_dim == 128);
+}
+
 cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer)
 {
     const qr_kv_spec *spec = &kv->base.specs[layer];
@@ -87,7 +93,7 @@ cuda_layer_pages cuda_kv_layer(const cuda_kv *kv, int layer)
                               .kv_heads = spec->n_kv_heads,
                               .head_dim = spec->head_dim,
                               .block_size = kv->base.block_size,
-                              .lanes = kv->lanes,
+                              .image = is_image(&kv->base, spec),
                               .dtype = kv->base.dtype,
                               .window = spec->window,
                               .group = kv->base.group[layer]};

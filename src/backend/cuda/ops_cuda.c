@@ -204,38 +204,10 @@ size_t cuda_attention_scratch_bytes(const qr_device *base, int32_t n_heads, int3
                                     const qr_batch *batch)
 {
     ((cuda_device *)base)->n_heads = n_heads; /* planned before any step: what tiles are cut by */
-    int64_t tasks = 0;
+    int64_t splits = 0;
     for (int32_t i = 0; i < batch->n_seqs; i++)
-        tasks += (batch->context_len[i] + CUDA_SPLIT - 1) / CUDA_SPLIT;
-    return (size_t)QR_MIN(tasks, CUDA_TASKS_MAX) * (size_t)n_heads * (size_t)(head_dim + 2) * sizeof(float);
-}
-
-/* Runs of sequences whose partial results fit. */
-static void run_decode(cuda_device *device, cuda_attention_job *job)
-{
-    const int32_t *meta = device->step.host;
-    const int32_t *first = meta + meta[CUDA_META_FIRST_TASK + job->pages.group];
-    int32_t tasks = meta[CUDA_META_TASKS + job->pages.group], seqs = device->step.view.n_seqs;
-    if (device->step.mode == CUDA_MODE_RECORD) { /* all tasks of whatever batch it is replayed for */
-        job->task_begin = job->seq_begin = 0;
-        job->task_end = INT32_MAX;
-        job->seq_end = seqs;
-        cuda_check(device, cuda_launch_decode(device->stream, &device->step.view, job), "attention (decode)");
-        return;
-    }
-    for (int32_t seq = 0; seq < seqs;) {
-        int32_t end = seq + 1;
-        while (end < seqs && (end + 1 < seqs ? first[end + 1] : tasks) - first[seq] <= CUDA_TASKS_MAX)
-            end++;
-        job->task_begin = first[seq];
-        job->task_end = end < seqs ? first[end] : tasks;
-        job->seq_begin = seq;
-        job->seq_end = end;
-        if (job->task_end > job->task_begin)
-            cuda_check(device, cuda_launch_decode(device->stream, &device->step.view, job),
-                       "attention (decode)");
-        seq = end;
-    }
+        splits += (batch->context_len[i] + CUDA_SPLIT - 1) / CUDA_SPLIT;
+    return (size_t)QR_MIN(splits, CUDA_PARTIALS_MAX) * cuda_decode_partial_bytes(n_heads, head_dim);
 }
 
 void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch, qr_tensor q,
@@ -260,5 +232,5 @@ void cuda_attention(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch
     if (view->prefill_tiles > 0)
         cuda_check(device, cuda_launch_prefill(device->stream, view, &job), "attention (prefill)");
     if (view->has_decode)
-        run_decode(device, &job);
+        cuda_check(device, cuda_launch_decode(device->stream, view, &job), "attention (decode)");
 }

@@ -1,248 +1,330 @@
-/* Attention of several rows of a sequence: a block takes up to 128 (row, head) pairs that share a KV head and walks
- * their keys in tiles of 32, fetched ahead; a warp has 16 of the rows,
- * with their queries and sums in registers. All query heads of a group go together, so that a page is read
- * once. Bound by the tensor cores. */
+/* Attention of several rows of a sequence: a block takes up to 128 (row, head) pairs that share a KV head, 64 for each
+ * of two warpgroups that multiply in turns, so that one's products run while the other takes exponentials. A third
+ * brings in tiles of keys and values. All query heads of a group go together, so that a page is read once. Bound by the
+ * tensor cores. */
 #include "backend/cuda/attention.cuh"
 
 namespace {
 
-constexpr int WARPS = CUDA_PREFILL_ROWS / 16, THREADS = 32 * WARPS, STAGES = 4;
+constexpr int SLOTS = 6, GROUPS = 2, ROWS = CUDA_PREFILL_ROWS / GROUPS, THREADS = 128 * (1 + GROUPS);
+constexpr int OWN_BARRIER = 1, TURN_BARRIER = OWN_BARRIER + GROUPS; /* + warpgroup */
+/* Of a thread; 168 at the start. */
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 
-template <typename T, int D> struct prefill_shared {
-    T keys[STAGES][32 * D];   /* [key][dim], 16-byte pieces swizzled */
-    T values[STAGES][D * 32]; /* [dim][key] */
+template <int D> struct prefill_shared {
+    unsigned char slots[SLOTS][CUDA_TILE * D * 2], queries[GROUPS][ROWS * D * 2];
+    uint64_t full[SLOTS], empty[SLOTS];
 };
 
-/* Where piece p (16 bytes) of row r lies: neighbours of a row pair use different halves of the banks. */
-template <int D> __device__ __forceinline__ int piece_at(int row, int piece)
+/* What a block does at a time: rows of one sequence and a KV head. */
+struct prefill_work {
+    int seq, head, row0, rows, position0, first, begin, end;
+
+    __device__ __forceinline__ prefill_work(const cuda_step_view &step, const cuda_attention_job &job, int work)
+    {
+        const int heads = job.pages.kv_heads, tile_rows = CUDA_PREFILL_ROWS / (job.n_heads / heads);
+        const int32_t *tile = step.meta + step.prefill_offset + 2 * (step.prefill_tiles - 1 - work / heads);
+        head = work % heads;
+        seq = tile[0];
+        row0 = tile[1];
+        rows = min(tile_rows, step.seq_start[seq + 1] - row0);
+        position0 = step.positions[row0];
+        end = position0 + rows;
+        first = job.pages.window > 0 ? max(0, position0 - job.pages.window + 1) : 0;
+        begin = first / CUDA_TILE * CUDA_TILE;
+    }
+};
+
+/* Blocks take works in turn, the longest first, every other time in the other direction. */
+__device__ __forceinline__ int work_of(int round)
 {
-    return row * D + (piece ^ (row & 1) << 2) * 8;
+    int block = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+    return round * gridDim.x + block;
 }
 
-template <typename T> __device__ __forceinline__ uint4 piece(const T *at) { return *reinterpret_cast<const uint4 *>(at); }
+template <typename T, int D>
+__device__ __forceinline__ void produce(const cuda_step_view &step, const cuda_attention_job &job,
+                                        prefill_shared<D> &shared, int works, int lane)
+{
+    ring_place<SLOTS> place;
+    for (int round = 0; round * gridDim.x < works; round++) {
+        if (work_of(round) >= works)
+            continue;
+        const prefill_work work(step, job, work_of(round));
+        const auto keys = source_of<D, 2>(step, job.pages, job.pages.keys, work.seq, work.head);
+        const auto values = source_of<D, 2>(step, job.pages, job.pages.values, work.seq, work.head);
+        for (int key = work.begin; key < work.end; key += CUDA_TILE) {
+            barrier_wait(shared_address(&shared.empty[place.slot]), place.parity ^ 1);
+            keys.fetch_keys(shared_address(shared.slots[place.slot]), shared_address(&shared.full[place.slot]), key, work.first, work.end,
+                            lane);
+            place.next();
+            barrier_wait(shared_address(&shared.empty[place.slot]), place.parity ^ 1);
+            values.fetch_values(shared_address(shared.slots[place.slot]), shared_address(&shared.full[place.slot]), key, work.first,
+                                work.end, lane);
+            place.next();
+        }
+    }
+}
 
-/* A thread's share of 16 rows: rows n and n + 8 of the product. */
+/* A thread's share of 64 rows: rows n and n + 8 of its warp's 16; columns 8 j + 2 c and the next. */
 template <typename T, int D> struct prefill_rows {
-    uint4 q[D / 32][2];
-    float out[D / 8][4], sum[2], maximum[2];       /* of the split under way */
-    float total[D / 8][4], total_sum[2], top[2];   /* of the splits before it */
+    float s[64];                                    /* scores of a tile, then weights */
+    float out[D / 2], sum[2][2], maximum[2];        /* of the split under way */
+    float total[D / 2], total_sum[2], top[2];       /* of the splits before it */
 
     __device__ __forceinline__ void clear()
     {
 #pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0;
-        sum[0] = sum[1] = 0;
+        for (int i = 0; i < D / 2; i++)
+            total[i] = 0;
+        total_sum[0] = total_sum[1] = 0;
+        top[0] = top[1] = NO_MAXIMUM;
+        begin_split();
+    }
+    /* out is overwritten by the split's first product */
+    __device__ __forceinline__ void begin_split()
+    {
+        sum[0][0] = sum[0][1] = sum[1][0] = sum[1][1] = 0;
         maximum[0] = maximum[1] = NO_MAXIMUM;
     }
 
-    __device__ __forceinline__ void clear_total()
-    {
-#pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            total[i][0] = total[i][1] = total[i][2] = total[i][3] = 0;
-        total_sum[0] = total_sum[1] = 0;
-        top[0] = top[1] = NO_MAXIMUM;
-    }
-
-    /* Ends a split: total += out, from left to right. */
+    /* total += out, from left to right. */
     __device__ __forceinline__ void end_split()
     {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
+            float all = sum[e][0] + sum[e][1];
+            all += __shfl_xor_sync(0xffffffffu, all, 1);
+            all += __shfl_xor_sync(0xffffffffu, all, 2);
             float next = fmaxf(top[e], maximum[e]);
-            float old_factor = top[e] == NO_MAXIMUM ? 0.0f : rescale(top[e], next);
-            float new_factor = maximum[e] == NO_MAXIMUM ? 0.0f : rescale(maximum[e], next);
+            float old_factor = rescale_from(top[e], next), new_factor = rescale_from(maximum[e], next);
 #pragma unroll
             for (int i = 0; i < D / 8; i++)
 #pragma unroll
-                for (int x = 2 * e; x < 2 * e + 2; x++)
-                    total[i][x] = __fmaf_rn(out[i][x], new_factor, total[i][x] * old_factor);
-            total_sum[e] = __fmaf_rn(sum[e], new_factor, total_sum[e] * old_factor);
+                for (int x = 4 * i + 2 * e; x < 4 * i + 2 * e + 2; x++)
+                    total[x] = __fmaf_rn(out[x], new_factor, total[x] * old_factor);
+            total_sum[e] = __fmaf_rn(all, new_factor, total_sum[e] * old_factor);
             top[e] = next;
         }
     }
 
-    __device__ __forceinline__ void scores(const T *keys, int n, int c, float (&s)[4][4]) const
+    __device__ __forceinline__ void start_scores(uint32_t queries, uint32_t keys)
+    {
+        product_begin();
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            int at = k / 4 * 1024 + k % 4 * 32;
+            wgmma_rows<T>(s, image_operand<D / 64>(queries + at), image_operand<D / 64>(keys + at), k > 0);
+        }
+        product_commit();
+    }
+
+    __device__ __forceinline__ void mask(const int (&position)[2], int window, int key, int c)
     {
 #pragma unroll
-        for (int b = 0; b < 4; b++) {
-            s[b][0] = s[b][1] = s[b][2] = s[b][3] = 0;
-#pragma unroll
-            for (int j = 0; j < D / 32; j++) {
-                uint4 k = piece(keys + piece_at<D>(tile_key(b, n), 4 * j + c));
-                mma16816<T>(s[b], q[j][0].x, q[j][1].x, q[j][0].y, q[j][1].y, k.x, k.y);
-                mma16816<T>(s[b], q[j][0].z, q[j][1].z, q[j][0].w, q[j][1].w, k.z, k.w);
-            }
+        for (int i = 0; i < 64; i++) {
+            int at = key + i / 4 * 8 + 2 * c + i % 2, mine = position[i / 2 % 2];
+            if (at > mine || (window > 0 && at <= mine - window))
+                s[i] = -INFINITY;
         }
     }
 
-    __device__ __forceinline__ void soften(float (&s)[4][4], float scale)
+    __device__ __forceinline__ void raise(const float (&next)[2], bool has_out)
     {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float factor = rescale_from(maximum[e], next[e]);
+            if (has_out) {
+#pragma unroll
+                for (int i = 0; i < D / 8; i++) {
+                    out[4 * i + 2 * e] *= factor;
+                    out[4 * i + 2 * e + 1] *= factor;
+                }
+            }
+            sum[e][0] *= factor;
+            sum[e][1] *= factor;
+            maximum[e] = next[e];
+        }
+    }
+
+    /* Scores to weights. has_out: it is not the split's first tile. */
+    __device__ __forceinline__ void soften(float scale, bool has_out)
+    {
+        float next[2];
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             float raw = NO_MAXIMUM;
 #pragma unroll
-            for (int b = 0; b < 4; b++)
-                raw = fmaxf(raw, fmaxf(s[b][2 * e], s[b][2 * e + 1]));
+            for (int j = 0; j < 16; j++)
+                raw = fmaxf(raw, fmaxf(s[4 * j + 2 * e], s[4 * j + 2 * e + 1]));
             raw = fmaxf(raw, __shfl_xor_sync(0xffffffffu, raw, 1));
             raw = fmaxf(raw, __shfl_xor_sync(0xffffffffu, raw, 2));
-            float next = fmaxf(maximum[e], whole_maximum(raw, scale));
-            if (__any_sync(0xffffffffu, next > maximum[e])) {
-                float factor = maximum[e] == NO_MAXIMUM ? 0.0f : rescale(maximum[e], next);
+            next[e] = fmaxf(maximum[e], whole_maximum(raw, scale));
+        }
+        if (__any_sync(0xffffffffu, next[0] > maximum[0] || next[1] > maximum[1]))
+            raise(next, has_out);
+        const float shift[2] = {weight_shift(maximum[0]), weight_shift(maximum[1])};
 #pragma unroll
-                for (int i = 0; i < D / 8; i++) {
-                    out[i][2 * e] *= factor;
-                    out[i][2 * e + 1] *= factor;
-                }
-                sum[e] *= factor;
-                maximum[e] = next;
-            }
-            float shift = weight_shift(next);
+        for (int i = 0; i < 64; i++)
+            s[i] = weight_of(s[i], scale, shift[i / 2 % 2]);
 #pragma unroll
-            for (int b = 0; b < 4; b++) {
-                s[b][2 * e] = weight_of(s[b][2 * e], scale, shift);
-                s[b][2 * e + 1] = weight_of(s[b][2 * e + 1], scale, shift);
-            }
+        for (int x = 0; x < 4; x++) {
+            float part[4];
+#pragma unroll
+            for (int w = 0; w < 4; w++)
+                part[w] = ((s[8 * w + x] + s[8 * w + 4 + x]) + s[32 + 8 * w + x]) + s[36 + 8 * w + x];
+            sum[x / 2][x % 2] += (part[0] + part[1]) + (part[2] + part[3]);
         }
     }
 
-    /* key: of the lane's first value; only keys in [from, to) count when masked. */
-    __device__ __forceinline__ void add_values(const float (&s)[4][4], const T *values, int n, int c, bool masked,
-                                               int key, int from, int to)
+    __device__ __forceinline__ void add_values(uint32_t values, bool has_out)
     {
-        const uint32_t one = pair_of_ones<T>();
-        uint32_t p[4][2];
+        uint32_t p[32];
 #pragma unroll
-        for (int b = 0; b < 4; b++) {
-            p[b][0] = pack_pair<T>(s[b][0], s[b][1]);
-            p[b][1] = pack_pair<T>(s[b][2], s[b][3]);
-        }
+        for (int i = 0; i < 32; i++)
+            p[i] = pack_pair<T>(s[2 * i], s[2 * i + 1]);
+        wgmma_settle(p);
+        product_begin();
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            uint4 v = piece(values + (i * 8 + n) * 32 + c * 8);
-            if (masked)
-                v = keep_keys(v, key, from, to);
-            mma16816<T>(out[i], p[0][0], p[0][1], p[1][0], p[1][1], v.x, v.y);
-            mma16816<T>(out[i], p[2][0], p[2][1], p[3][0], p[3][1], v.z, v.w);
-        }
-        float sums[4] = {sum[0], sum[0], sum[1], sum[1]};
-        mma16816<T>(sums, p[0][0], p[0][1], p[1][0], p[1][1], one, one);
-        mma16816<T>(sums, p[2][0], p[2][1], p[3][0], p[3][1], one, one);
-        sum[0] = sums[0];
-        sum[1] = sums[2];
+        for (int k = 0; k < 8; k++)
+            wgmma_mix<T>(out, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3],
+                         image_operand<D / 64>(values + k * 2 * (D / 64) * 1024), k > 0 || has_out);
+        product_commit();
+        wgmma_wait(out);
+        wgmma_settle(p); /* its registers were read until here */
     }
 };
 
-template <typename T, int D> struct tile_source {
-    const T *keys, *values;
-    const int32_t *table;
-    int32_t block_size, heads, head;
-
-    __device__ __forceinline__ void fetch(prefill_shared<T, D> &shared, int stage, int key) const
-    {
-        int64_t block = table[key / block_size];
-        int64_t at = ((block * heads + head) * block_size + key % block_size) * D;
-        for (int i = threadIdx.x; i < 32 * D / 8; i += THREADS) {
-            copy_async16(shared.keys[stage] + piece_at<D>(i / (D / 8), i % (D / 8)), keys + at + i * 8, true);
-            copy_async16(shared.values[stage] + i * 8, values + at + i * 8, true);
-        }
-    }
-};
-
-/* One tile: rows from tile[1] on of sequence tile[0], one KV head. */
+/* The 64 queries of a warpgroup as an image. */
 template <typename T, int D>
-__device__ __forceinline__ void run_tile(const cuda_step_view &step, const cuda_attention_job &job,
-                                         prefill_shared<T, D> &shared, const int32_t *tile, int head)
+__device__ __forceinline__ void load_queries(const cuda_attention_job &job, const prefill_work &work, unsigned char *image,
+                                             int row_begin, int thread)
 {
-    const cuda_layer_pages &pages = job.pages;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = lane / 4, c = lane % 4;
-    const int group = job.n_heads / pages.kv_heads, tile_rows = CUDA_PREFILL_ROWS / group;
-    const int seq = tile[0], row0 = tile[1], rows = min(tile_rows, step.seq_start[seq + 1] - row0);
-    const int position0 = step.positions[row0], end = position0 + rows, window = pages.window;
-    const int first = window > 0 ? max(0, position0 - window + 1) : 0, begin = first / 32 * 32;
-    const tile_source<T, D> source = {
-        static_cast<const T *>(pages.keys), static_cast<const T *>(pages.values),
-        step.meta + step.meta[CUDA_META_TABLE + pages.group] + seq * step.meta[CUDA_META_STRIDE], pages.block_size,
-        pages.kv_heads, head};
-    for (int stage = 0; stage < STAGES - 1; stage++) {
-        if (begin + 32 * stage < end)
-            source.fetch(shared, stage, begin + 32 * stage);
-        copy_async_commit();
+    const int group = job.n_heads / job.pages.kv_heads;
+#pragma unroll
+    for (int i = thread; i < ROWS * D / 8; i += 128) {
+        int row = i / (D / 8), piece = i % (D / 8), token = (row_begin + row) / group;
+        int head = work.head * group + (row_begin + row) % group;
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (token < work.rows)
+            words = query_words<T>(static_cast<const bf16 *>(job.q.data) + (work.row0 + token) * job.q.stride + head * D +
+                                   piece * 8);
+        *reinterpret_cast<uint4 *>(image + image_at<D / 64>(row, piece)) = words;
     }
-    prefill_rows<T, D> rows16;
-    int position[2], token[2], query[2];
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-        int r = warp * 16 + e * 8 + n;
-        token[e] = r / group;
-        query[e] = head * group + r % group;
-        bool real = token[e] < rows && r < tile_rows * group;
-        position[e] = position0 + min(token[e], rows - 1);
-        const bf16 *q = static_cast<const bf16 *>(job.q.data) + (row0 + token[e]) * job.q.stride + query[e] * D;
-#pragma unroll
-        for (int j = 0; j < D / 32; j++)
-            rows16.q[j][e] = real ? query_words<T>(*reinterpret_cast<const uint4 *>(q + j * 32 + c * 8))
-                                  : make_uint4(0, 0, 0, 0);
-        token[e] = real ? token[e] : -1;
-    }
-    rows16.clear();
-    rows16.clear_total();
-    int stage = 0;
-    for (int key = begin; key < end; key += 32, stage = stage == STAGES - 1 ? 0 : stage + 1) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        if (key + 32 * (STAGES - 1) < end)
-            source.fetch(shared, stage == 0 ? STAGES - 1 : stage - 1, key + 32 * (STAGES - 1));
-        copy_async_commit();
-        if (key % CUDA_SPLIT == 0 && key > begin) {
-            rows16.end_split();
-            rows16.clear();
-        }
-        float s[4][4];
-        rows16.scores(shared.keys[stage], n, c, s);
-        const bool masked = key + 31 > position0 || (window > 0 && key <= end - 1 - window);
-        if (masked) {
-#pragma unroll
-            for (int b = 0; b < 4; b++)
-#pragma unroll
-                for (int x = 0; x < 4; x++) {
-                    int at = key + 8 * c + 2 * b + x % 2, mine = position[x / 2];
-                    if (at > mine || (window > 0 && at <= mine - window))
-                        s[b][x] = -INFINITY;
-                }
-        }
-        rows16.soften(s, job.scale);
-        rows16.add_values(s, shared.values[stage], n, c, masked, key + 8 * c, first, end);
-    }
-    rows16.end_split();
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-        if (token[e] < 0)
-            continue;
-        float inverse = 1.0f / rows16.total_sum[e];
-        bf16 *y = static_cast<bf16 *>(job.y.data) + (row0 + token[e]) * job.y.stride + query[e] * D;
-#pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            *reinterpret_cast<uint32_t *>(y + i * 8 + 2 * c) =
-                bf16_pair(rows16.total[i][2 * e] * inverse, rows16.total[i][2 * e + 1] * inverse);
-    }
+    fence_async_proxy();
 }
 
-/* Blocks take tiles in turn, the longest first. */
+template <typename T, int D> struct prefill_consumer {
+    const cuda_step_view &step;
+    const cuda_attention_job &job;
+    prefill_shared<D> &shared;
+    int group, thread; /* the warpgroup, and which of its threads this is */
+    ring_place<SLOTS> place;
+    prefill_rows<T, D> rows;
+
+    __device__ __forceinline__ void take_turn() { threads_sync(TURN_BARRIER + group, 128 * GROUPS); }
+    __device__ __forceinline__ void pass_turn() { threads_arrive(TURN_BARRIER + (group ^ 1), 128 * GROUPS); }
+    __device__ __forceinline__ uint32_t await_slot()
+    {
+        barrier_wait(shared_address(&shared.full[place.slot]), place.parity);
+        return shared_address(shared.slots[place.slot]);
+    }
+    __device__ __forceinline__ void free_slot(int slot)
+    {
+        if (thread % 32 == 0)
+            barrier_arrive(shared_address(&shared.empty[slot]));
+    }
+
+    __device__ __forceinline__ void walk(const prefill_work &work, const int (&position)[2])
+    {
+        const uint32_t queries = shared_address(shared.queries[group]);
+        uint32_t slot = await_slot();
+        take_turn();
+        rows.start_scores(queries, slot);
+        pass_turn();
+        wgmma_wait(rows.s);
+        for (int key = work.begin;; key += CUDA_TILE) {
+            free_slot(place.slot);
+            place.next();
+            if (key + CUDA_TILE - 1 > work.position0 || (job.pages.window > 0 && key <= work.end - 1 - job.pages.window))
+                rows.mask(position, job.pages.window, key, thread % 4);
+            const bool fresh = key % CUDA_SPLIT == 0 || key == work.begin;
+            if (fresh && key > work.begin) {
+                rows.end_split();
+                rows.begin_split();
+            }
+            rows.soften(job.scale, !fresh);
+            slot = await_slot();
+            take_turn();
+            rows.add_values(slot, !fresh);
+            free_slot(place.slot);
+            place.next();
+            if (key + CUDA_TILE >= work.end)
+                break;
+            slot = await_slot();
+            rows.start_scores(queries, slot);
+            pass_turn();
+            wgmma_wait(rows.s);
+        }
+        pass_turn();
+        rows.end_split();
+    }
+
+    __device__ __forceinline__ void run(const prefill_work &work)
+    {
+        const int heads = job.n_heads / job.pages.kv_heads, n = thread % 32 / 4, c = thread % 4;
+        const int row0 = ROWS * group + thread / 32 * 16 + n;
+        load_queries<T, D>(job, work, shared.queries[group], ROWS * group, thread);
+        const int position[2] = {work.position0 + min(row0 / heads, work.rows - 1),
+                                 work.position0 + min((row0 + 8) / heads, work.rows - 1)};
+        threads_sync(OWN_BARRIER + group, 128);
+        rows.clear();
+        walk(work, position);
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int row = row0 + 8 * e, token = row / heads;
+            if (token >= work.rows || row >= CUDA_PREFILL_ROWS / heads * heads)
+                continue;
+            float inverse = 1.0f / rows.total_sum[e];
+            bf16 *y = static_cast<bf16 *>(job.y.data) + (work.row0 + token) * job.y.stride +
+                      (work.head * heads + row % heads) * D + 2 * c;
+#pragma unroll
+            for (int i = 0; i < D / 8; i++)
+                *reinterpret_cast<uint32_t *>(y + i * 8) =
+                    bf16_pair(rows.total[4 * i + 2 * e] * inverse, rows.total[4 * i + 2 * e + 1] * inverse);
+        }
+    }
+};
+
 template <typename T, int D>
-__global__ void __launch_bounds__(THREADS, 1) prefill_kernel(cuda_step_view step, cuda_attention_job job)
+__global__ void __launch_bounds__(THREADS, 1)
+    prefill_kernel(const __grid_constant__ cuda_step_view step, const __grid_constant__ cuda_attention_job job)
 {
-    extern __shared__ __align__(128) unsigned char dynamic_shared[];
-    prefill_shared<T, D> &shared = *reinterpret_cast<prefill_shared<T, D> *>(dynamic_shared);
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+    prefill_shared<D> &shared = *reinterpret_cast<prefill_shared<D> *>(dynamic_shared);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < SLOTS; i++) {
+            barrier_init(shared_address(&shared.full[i]), 1);
+            barrier_init(shared_address(&shared.empty[i]), GROUPS * 4);
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
     pdl_wait();
     pdl_release();
-    const int heads = job.pages.kv_heads, works = heads * step.prefill_tiles;
-    for (int work = blockIdx.x; work < works; work += gridDim.x) {
-        const int32_t *tile = step.meta + step.prefill_offset + 2 * (step.prefill_tiles - 1 - work / heads);
-        run_tile<T, D>(step, job, shared, tile, work % heads);
-        copy_async_wait<0>();
-        __syncthreads();
+    const int works = job.pages.kv_heads * step.prefill_tiles, group = threadIdx.x / 128 - 1;
+    if (group < 0) {
+        registers_lower<PRODUCER_REGISTERS>();
+        if (threadIdx.x < 32)
+            produce<T, D>(step, job, shared, works, threadIdx.x);
+    } else {
+        registers_raise<CONSUMER_REGISTERS>();
+        prefill_consumer<T, D> consumer = {step, job, shared, group, static_cast<int>(threadIdx.x) % 128};
+        if (group == 1)
+            consumer.pass_turn();
+        for (int round = 0; round * gridDim.x < works; round++)
+            if (work_of(round) < works)
+                consumer.run(prefill_work(step, job, work_of(round)));
     }
 }
 
@@ -250,18 +332,18 @@ template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_
 {
     int works = job->pages.kv_heads * step->prefill_tiles, blocks = job->sm_count;
     return cuda_launch(prefill_kernel<T, D>, dim3(static_cast<unsigned>(works < blocks ? works : blocks)),
-                       dim3(THREADS), sizeof(prefill_shared<T, D>), s, *step, *job);
+                       dim3(THREADS), sizeof(prefill_shared<D>), s, *step, *job);
 }
 
 template <typename T, int D> cudaError_t allow_shared()
 {
     return cudaFuncSetAttribute(prefill_kernel<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(sizeof(prefill_shared<T, D>)));
+                                static_cast<int>(sizeof(prefill_shared<D>)));
 }
 
 } // namespace
 
-cudaError_t cuda_attention_init(void)
+cudaError_t cuda_prefill_init(void)
 {
     cudaError_t errors[] = {allow_shared<bf16, 64>(), allow_shared<bf16, 128>(), allow_shared<__half, 64>(),
                             allow_shared<__half, 128>()};

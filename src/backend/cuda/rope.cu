@@ -1,6 +1,5 @@
 /* Rotary positions, norms of heads, and the store of keys and values into pages. */
-#include "backend/cuda/cuda.cuh"
-#include "backend/cuda/kernels.h"
+#include "backend/cuda/attention.cuh"
 
 namespace {
 
@@ -74,14 +73,14 @@ __global__ void store_kernel(cuda_rows k, cuda_rows v, cuda_layer_pages pages, c
         return; /* a row that fills the batch up */
     const int32_t *table = step.meta + step.meta[CUDA_META_TABLE + pages.group];
     int64_t block = table[seq * step.meta[CUDA_META_STRIDE] + position / pages.block_size];
-    int slot = position % pages.block_size, dim = pages.head_dim, lanes = pages.lanes;
+    int slot = position % pages.block_size, dim = pages.head_dim;
     const bf16 *from_k = static_cast<const bf16 *>(k.data) + row * k.stride;
     const bf16 *from_v = static_cast<const bf16 *>(v.data) + row * v.stride;
     for (int i = threadIdx.x; i < k.cols; i += blockDim.x) {
         int64_t head = (block * pages.kv_heads + i / dim) * pages.block_size * dim;
-        static_cast<T *>(pages.keys)[head + slot * dim + i % dim] = convert<T>(__bfloat162float(from_k[i]));
-        static_cast<T *>(pages.values)[head + (slot / lanes * dim + i % dim) * lanes + slot % lanes] =
-            convert<T>(__bfloat162float(from_v[i]));
+        int64_t at = head + page_at(pages, slot, i % dim);
+        static_cast<T *>(pages.keys)[at] = convert<T>(__bfloat162float(from_k[i]));
+        static_cast<T *>(pages.values)[at] = convert<T>(__bfloat162float(from_v[i]));
     }
 }
 

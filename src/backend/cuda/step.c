@@ -104,26 +104,57 @@ static bool is_several(const qr_batch *b, int32_t seq)
     return b->seq_start[seq + 1] - b->seq_start[seq] > 1;
 }
 
-/* Decode tasks of a group: the splits of every sequence with one row. */
-static void put_tasks(fact_writer *w, const qr_batch *b, int group, int32_t window)
+typedef struct decode_share { /* how many splits of a group a block comes to */
+    int32_t total, each;
+} decode_share;
+
+static decode_share share_of(const cuda_device *device, const qr_batch *b, int32_t window, int32_t kv_heads)
 {
-    int32_t *meta = w->step->host, count = 0;
-    meta[CUDA_META_FIRST_TASK + group] = (int32_t)w->used;
-    int32_t *first_task = take(w, (size_t)b->n_seqs);
+    decode_share share = {0};
+    for (int32_t seq = 0; seq < b->n_seqs; seq++)
+        share.total += is_single(b, seq) ? split_count(b->context_len[seq], window) : 0;
+    share.each = (int32_t)((int64_t)share.total * kv_heads / (2 * device->sm_count));
+    return share;
+}
+
+static void put_task(fact_writer *w, int32_t seq, int32_t split, int32_t splits, int32_t partial)
+{
+    memcpy(take(w, 4), (int32_t[]){seq, split, splits, partial}, 4 * sizeof(int32_t));
+}
+
+/* Decode tasks of a group. Short sequences are done whole, first, as long as the splits of the others are enough to
+ * even out the blocks at the end; so are those for whose partial results there is no room. */
+static void put_tasks(const cuda_device *device, fact_writer *w, const qr_batch *b, int group,
+                      const qr_kv_spec *spec)
+{
+    int32_t *meta = w->step->host, tasks = 0, merges = 0, partials = 0, done = 0;
+    decode_share share = share_of(device, b, spec->window, spec->n_kv_heads);
+    meta[CUDA_META_MERGE_LIST + group] = (int32_t)w->used;
+    int32_t *merge = take(w, 3 * (size_t)b->n_seqs);
     meta[CUDA_META_TASK_LIST + group] = (int32_t)w->used;
     for (int32_t seq = 0; seq < b->n_seqs; seq++) {
-        first_task[seq] = count;
         if (!is_single(b, seq))
             continue;
-        int32_t splits = split_count(b->context_len[seq], window),
-                last = (b->context_len[seq] - 1) / CUDA_SPLIT;
-        for (int32_t split = last - splits + 1; split <= last; split++, count++) {
-            int32_t *task = take(w, 2);
-            task[0] = seq;
-            task[1] = split;
+        int32_t splits = split_count(b->context_len[seq], spec->window);
+        int32_t first = (b->context_len[seq] - 1) / CUDA_SPLIT - splits + 1;
+        bool short_one = splits <= share.each / 4 && done + splits <= share.total - share.total / 8;
+        if (splits == 1 || short_one || partials + splits > CUDA_PARTIALS_MAX) {
+            put_task(w, seq, first, splits, -1);
+            tasks++;
+            done += splits;
+            continue;
         }
+        memcpy(merge + 3 * merges++, (int32_t[]){seq, partials, splits}, 3 * sizeof(int32_t));
+        partials += splits;
     }
-    meta[CUDA_META_TASKS + group] = count;
+    for (int32_t i = 0; i < merges; i++) {
+        int32_t seq = merge[3 * i], splits = merge[3 * i + 2];
+        int32_t first = (b->context_len[seq] - 1) / CUDA_SPLIT - splits + 1;
+        for (int32_t k = 0; k < splits; k++, tasks++)
+            put_task(w, seq, first + k, 1, merge[3 * i + 1] + k);
+    }
+    meta[CUDA_META_TASKS + group] = tasks;
+    meta[CUDA_META_MERGES + group] = merges;
 }
 
 /* Tiles of the sequences with several rows, the later rows of each last (they are taken from the end). */
@@ -154,7 +185,7 @@ static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
     b->n_tokens = (int32_t)tokens;
     b->n_seqs = (int32_t)seqs;
     b->n_logit_rows = (int32_t)logits;
-    take(w, CUDA_META_HEADER);
+    memset(take(w, CUDA_META_HEADER), 0, CUDA_META_HEADER * sizeof(int32_t));
     b->token_ids = put(w, from->token_ids, (size_t)from->n_tokens, tokens, 0, 0);
     b->source_row =
         put(w, from->source_row, from->source_row != NULL ? (size_t)from->n_tokens : 0, tokens, -1, 0);
@@ -185,10 +216,10 @@ static void put_batch(fact_writer *w, const qr_batch *from, int32_t rows)
 static bool has_room(const cuda_step *step, const qr_batch *b, int32_t padded)
 {
     size_t seqs = (size_t)QR_MAX(b->n_seqs, padded), tokens = (size_t)QR_MAX(b->n_tokens, padded);
-    size_t tasks = 0, room = CUDA_META_HEADER + 10 * tokens + 8 * seqs;
+    size_t tasks = 0, room = CUDA_META_HEADER + 10 * tokens + 14 * seqs;
     for (int32_t i = 0; i < b->n_seqs; i++)
         tasks += (size_t)b->context_len[i] / CUDA_SPLIT + 2;
-    room += 2 * (size_t)b->n_groups * tasks + (size_t)b->n_groups * seqs * (size_t)b->table_stride;
+    room += 4 * (size_t)b->n_groups * tasks + (size_t)b->n_groups * seqs * (size_t)b->table_stride;
     return room <= step->capacity;
 }
 
@@ -240,10 +271,7 @@ static bool can_replay(const cuda_step *step, const qr_batch *b, int32_t *padded
     if (b->n_seqs != b->n_tokens || b->n_logit_rows != b->n_tokens || b->n_tokens > CUDA_GRAPH_ROWS)
         return false;
     *padded = padded_rows(b->n_tokens);
-    int64_t tasks = 0;
-    for (int32_t seq = 0; seq < b->n_seqs; seq++)
-        tasks += split_count(b->context_len[seq], 0);
-    return *padded <= step->rows_max && tasks <= CUDA_TASKS_MAX;
+    return *padded <= step->rows_max;
 }
 
 void cuda_graphs_forget(cuda_device *device)
@@ -258,6 +286,14 @@ void cuda_graphs_forget(cuda_device *device)
 }
 
 /* ---- A step ---- */
+
+static const qr_kv_spec *spec_of_group(const qr_kv *kv, int group)
+{
+    int layer = 0;
+    while (kv->group[layer] != group)
+        layer++;
+    return &kv->specs[layer];
+}
 
 const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from, bool only_draws)
 {
@@ -276,10 +312,8 @@ const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from
     fact_writer w = {.step = step, .results = device->draws.results};
     put_batch(&w, from, replay ? padded : 0);
     const qr_batch *b = &step->batch;
-    int32_t windows[QR_KV_GROUPS_MAX] = {0};
-    int groups = qr_kv_groups(kv->specs, kv->n_layers, windows);
-    for (int g = 0; g < groups; g++)
-        put_tasks(&w, b, g, windows[g]);
+    for (int g = 0; g < kv->n_groups; g++)
+        put_tasks(device, &w, b, g, spec_of_group(kv, g));
     int32_t heads = QR_MAX(device->n_heads / kv->specs[0].n_kv_heads, 1);
     put_tiles(&w, b, QR_MAX(CUDA_PREFILL_ROWS / heads, 1));
     step->view.has_decode = step->host[CUDA_META_TASKS] > 0;
