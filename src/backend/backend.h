@@ -95,6 +95,9 @@ typedef struct qr_backend {
     size_t (*rope_bytes)(const qr_rope_table *, int64_t positions); /* NULL: as good as none */
     void (*rope)(qr_device *, qr_tensor x, int32_t head_dim, const qr_rope_table *, const int32_t *positions);
     void (*kv_store)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor k, qr_tensor v);
+    /* NULL: head_norm, rope and kv_store one by one. */
+    void (*rope_store)(qr_device *, qr_kv *, int layer, const qr_batch *, const qr_tensor qkv[3],
+                       const qr_head_norms *, const qr_rope_table *);
     size_t (*attention_scratch_bytes)(const qr_device *, int32_t n_heads, int32_t head_dim, const qr_batch *);
     void (*attention)(qr_device *, qr_kv *, int layer, const qr_batch *, qr_tensor q, int32_t n_heads,
                       float scale, qr_tensor y, void *scratch);

@@ -338,6 +338,29 @@ void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v)
     ops->backend->kv_store(ops->device, ops->kv, layer, ops->batch, k, v);
 }
 
+void qr_op_rope_store(qr_ops *ops, int layer, const qr_tensor qkv[3], const qr_head_norms *norms,
+                      const qr_rope_table *table)
+{
+    if (ops->planning)
+        return;
+    QR_ASSERT(layer >= 0 && layer < ops->kv->n_layers);
+    const int32_t head_dim = ops->kv->specs[layer].head_dim;
+    if (ops->backend->rope_store != NULL) {
+        QR_ASSERT(is_activation(qkv[0]) && qkv[0].rows == ops->batch->n_tokens &&
+                  qkv[0].cols % head_dim == 0);
+        QR_ASSERT(same_shape(qkv[1], qkv[2]) && qkv[1].rows == qkv[0].rows && table->rotary_dim <= head_dim);
+        ops->backend->rope_store(ops->device, ops->kv, layer, ops->batch, qkv, norms, table);
+        return;
+    }
+    if (norms->q != NULL)
+        qr_op_head_norm(ops, qkv[0], head_dim, norms->q, norms->eps);
+    if (norms->k != NULL)
+        qr_op_head_norm(ops, qkv[1], head_dim, norms->k, norms->eps);
+    qr_op_rope(ops, qkv[0], head_dim, table);
+    qr_op_rope(ops, qkv[1], head_dim, table);
+    qr_op_kv_store(ops, layer, qkv[1], qkv[2]);
+}
+
 qr_tensor qr_op_attention(qr_ops *ops, int layer, qr_tensor q, int32_t n_heads, float scale)
 {
     QR_ASSERT(is_activation(q) && n_heads > 0 && q.cols % n_heads == 0 && q.rows == ops->batch->n_tokens);

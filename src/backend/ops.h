@@ -164,6 +164,14 @@ size_t qr_rope_bytes(const qr_device *device, const qr_rope_table *table, int64_
 void qr_op_rope(qr_ops *ops, qr_tensor x, int32_t head_dim, const qr_rope_table *table);
 /* Writes k, v [T, n_kv_heads * head_dim] of the batch's rows into the layer's pages. */
 void qr_op_kv_store(qr_ops *ops, int layer, qr_tensor k, qr_tensor v);
+/* What lies between the products and attention, at once: head_norm of q and k (a norm NULL: none), rope of both, and
+ * kv_store. q in place; k is used up. */
+typedef struct qr_head_norms {
+    const float *q, *k; /* [head_dim] */
+    float eps;
+} qr_head_norms;
+void qr_op_rope_store(qr_ops *ops, int layer, const qr_tensor qkv[3], const qr_head_norms *norms,
+                      const qr_rope_table *table);
 /* Causal attention of q [T, n_heads * head_dim] over the layer's pages (own rows are stored before):
  * softmax(scale q k^T) v -> [T, n_heads * head_dim]. Window from the layer's spec. The walk over KV is a function
  * of absolute position only; masked rows are never read as values. */

@@ -17,13 +17,8 @@ void qr_layer_attention(qr_ops *ops, const qr_model_config *config, const qr_rop
     qr_tensor qkv[3]; /* [T, n_heads d], [T, n_kv_heads d] x 2 */
     qr_op_linear(ops, h, (const qr_weight *const[]){&w->q, &w->k, &w->v},
                  (const float *const[]){w->q_bias, w->k_bias, w->v_bias}, 3, qkv);
-    if (w->q_norm != NULL)
-        qr_op_head_norm(ops, qkv[0], config->head_dim, w->q_norm, config->norm_eps);
-    if (w->k_norm != NULL)
-        qr_op_head_norm(ops, qkv[1], config->head_dim, w->k_norm, config->norm_eps);
-    qr_op_rope(ops, qkv[0], config->head_dim, rope);
-    qr_op_rope(ops, qkv[1], config->head_dim, rope);
-    qr_op_kv_store(ops, layer, qkv[1], qkv[2]);
+    const qr_head_norms norms = {.q = w->q_norm, .k = w->k_norm, .eps = config->norm_eps};
+    qr_op_rope_store(ops, layer, qkv, &norms, rope);
     float scale = 1.0f / sqrtf((float)config->head_dim);
     qr_tensor mixed = qr_op_attention(ops, layer, qkv[0], config->n_heads, scale); /* [T, n_heads d] */
     qr_layer_linear_sum(ops, &w->o, w->o_bias, mixed, out);

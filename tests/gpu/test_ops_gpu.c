@@ -581,6 +581,84 @@ static void check_rope(qr_device *device, bool interleaved, int32_t dim, int32_t
     rig_close(&r);
 }
 
+typedef struct rope_case {
+    const char *name;
+    int32_t dim, rotary;
+    qr_dtype dtype;
+    bool interleaved, norms;
+} rope_case;
+
+/* q after norms, rotation and store, and attention over what was stored: at once or op by op. */
+static void position_heads(rig *r, const rope_case *c, bool at_once, const uint16_t *x, const float *norm,
+                           const qr_rope_table *table, uint16_t *out)
+{
+    enum { ROWS = 50 };
+    const int32_t rows = ROWS;
+    const size_t width = (size_t)c->dim;
+    r->lens[0] = 0;
+    rig_begin(r, &rows);
+    qr_tensor qkv[3] = {qr_op_tensor(r->ops, ROWS, 3 * c->dim), qr_op_tensor(r->ops, ROWS, c->dim),
+                        qr_op_tensor(r->ops, ROWS, c->dim)};
+    put(qkv[0], x);
+    put(qkv[1], x + ROWS * 3 * width);
+    put(qkv[2], x + ROWS * 4 * width);
+    if (at_once) {
+        qr_op_rope_store(r->ops, 0, qkv, &(qr_head_norms){.q = norm, .k = norm, .eps = 1e-6f}, table);
+    } else {
+        for (int i = 0; i < 2 && norm != NULL; i++)
+            qr_op_head_norm(r->ops, qkv[i], c->dim, norm, 1e-6f);
+        qr_op_rope(r->ops, qkv[0], c->dim, table);
+        qr_op_rope(r->ops, qkv[1], c->dim, table);
+        qr_op_kv_store(r->ops, 0, qkv[1], qkv[2]);
+    }
+    qr_tensor y = qr_op_attention(r->ops, 0, qkv[0], 3, 0.5f);
+    must(cudaDeviceSynchronize(), "rope_store");
+    must(cudaMemcpy(out, qkv[0].data, ROWS * 3 * width * 2, cudaMemcpyDeviceToHost), "copy out");
+    must(cudaMemcpy(out + ROWS * 3 * width, y.data, ROWS * 3 * width * 2, cudaMemcpyDeviceToHost),
+         "copy out");
+    rig_end(r);
+}
+
+/* The fused op against its parts: the same bits, but where what norms and rotation give is no longer rounded to BF16
+ * in between. */
+static void check_rope_store(qr_device *device, const rope_case *c)
+{
+    const size_t count = 50 * 6 * (size_t)c->dim;
+    rig r;
+    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 1, .head_dim = c->dim}, 3, 1, 64, 32, c->dtype);
+    float inv_freq[256], *w = random_f32((size_t)c->dim, 0.1f, 1);
+    for (int i = 0; i < c->rotary / 2; i++)
+        inv_freq[i] = powf(10000, -2.0f * (float)i / (float)c->rotary);
+    qr_rope_table table = {
+        .inv_freq = inv_freq, .rotary_dim = c->rotary, .scale = 1, .interleaved = c->interleaved};
+    qr_weight vector = {.format = QR_FORMAT_f32, .rows = 1, .cols = c->dim, .name = "norm"};
+    vector.part[QR_PART_DATA] = (qr_weight_part){w, (size_t)c->dim * 4};
+    const float *norm = NULL;
+    qr_error err = {0};
+    if (qr_rope_prepare(device, &table, 64, &err) != QR_OK ||
+        (c->norms && qr_vector_prepare(device, &vector, &norm, &err) != QR_OK))
+        exit(1);
+    uint16_t *x = random_bf16(count, 1), *got = qr_calloc(count, 2), *want = qr_calloc(count, 2);
+    position_heads(&r, c, false, x, norm, &table, want);
+    position_heads(&r, c, true, x, norm, &table, got);
+    double above = 0, below = 0;
+    for (size_t i = 0; i < count; i++) {
+        double a = (double)qr_bf16_to_f32(got[i]), b = (double)qr_bf16_to_f32(want[i]);
+        above += (a - b) * (a - b);
+        below += b * b;
+    }
+    char what[128];
+    snprintf(what, sizeof(what), "rope_store, %s", c->name);
+    report(sqrt(above / below) <= (c->norms || c->dtype != QR_DTYPE_BF16 ? 7e-3 : 0), what,
+           sqrt(above / below));
+    qr_rope_release(device, &table);
+    rig_close(&r);
+    qr_free(x);
+    qr_free(got);
+    qr_free(want);
+    qr_free(w);
+}
+
 /* ---- Draws ---- */
 
 /* Rows of logits drawn on the device and by sample/sampler.h from the same numbers: the same ids but where the draw
@@ -784,6 +862,16 @@ int main(int argc, char **argv)
     check_rows(device, 2, 172, 4);
     check_rope(device, false, 128, 128);
     check_rope(device, true, 64, 32);
+    static const rope_case ropes[] = {
+        {"heads of 128", 128, 128, QR_DTYPE_BF16, false, false},
+        {"heads of 128, norms", 128, 128, QR_DTYPE_BF16, false, true},
+        {"heads of 64, 32 in pairs, F16", 64, 32, QR_DTYPE_F16, true, false},
+        {"heads of 64, 32 in pairs, norms", 64, 32, QR_DTYPE_F16, true, true},
+        {"heads of 80, 20 of them, F32, norms", 80, 20, QR_DTYPE_F32, false, true},
+        {"heads of 12, 6 of them", 12, 6, QR_DTYPE_BF16, false, true},
+    };
+    for (size_t i = 0; i < QR_COUNT_OF(ropes); i++)
+        check_rope_store(device, &ropes[i]);
     check_draws(device, 32000, 3);
     check_draws(device, 128256, 8);
     check_draws(device, 1000, 0.5f);

@@ -175,6 +175,7 @@ const qr_backend qr_backend_cuda = {
     .rope_bytes = cuda_rope_bytes,
     .rope = cuda_rope_apply,
     .kv_store = cuda_kv_store,
+    .rope_store = cuda_rope_store,
     .attention_scratch_bytes = cuda_attention_scratch_bytes,
     .attention = cuda_attention,
     .gather = cuda_gather,

@@ -93,6 +93,18 @@ typedef struct cuda_store_job {
 } cuda_store_job;
 cudaError_t cuda_launch_kv_store(cudaStream_t s, const cuda_step_view *step, const cuda_store_job *job);
 
+typedef struct cuda_rope_store_job {
+    cuda_rows q, k, v;
+    cuda_layer_pages pages;
+    const float *q_norm, *k_norm; /* NULL: none */
+    float eps;
+    cuda_rope rope;
+} cuda_rope_store_job;
+/* Norms of heads, rotary positions and the store at once, where numbers come in pairs (else one by one). */
+bool cuda_rope_store_fits(const cuda_rope_store_job *job);
+cudaError_t cuda_launch_rope_store(cudaStream_t s, const cuda_step_view *step,
+                                   const cuda_rope_store_job *job);
+
 /* ---- Attention ---- */
 
 enum {

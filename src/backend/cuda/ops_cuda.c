@@ -166,19 +166,24 @@ void cuda_rope_release(qr_device *device, qr_rope_table *table)
     table->prepared = NULL;
 }
 
+static cuda_rope rope_of(const qr_rope_table *table)
+{
+    const prepared_rope *prepared = table->prepared;
+    return (cuda_rope){.cos_sin = prepared->cos_sin,
+                       .rotary = table->rotary_dim,
+                       .positions = (int32_t)prepared->positions,
+                       .interleaved = table->interleaved};
+}
+
 void cuda_rope_apply(qr_device *base, qr_tensor x, int32_t head_dim, const qr_rope_table *table,
                      const int32_t *positions)
 {
     (void)positions;
     cuda_device *device = cuda_of(base);
-    const prepared_rope *prepared = table->prepared;
-    cuda_rope rope = {.cos_sin = prepared->cos_sin,
-                      .rotary = table->rotary_dim,
-                      .positions = (int32_t)prepared->positions,
-                      .interleaved = table->interleaved};
     if (!cuda_idle(device))
         cuda_check(device,
-                   cuda_launch_rope(device->stream, rows_of(x), head_dim, rope, device->step.view.positions),
+                   cuda_launch_rope(device->stream, rows_of(x), head_dim, rope_of(table),
+                                    device->step.view.positions),
                    "rope");
 }
 
@@ -198,6 +203,34 @@ void cuda_kv_store(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch,
     cuda_store_job job = {.k = rows_of(k), .v = rows_of(v), .pages = cuda_kv_layer((cuda_kv *)kv, layer)};
     if (!cuda_idle(device))
         cuda_check(device, cuda_launch_kv_store(device->stream, &device->step.view, &job), "kv_store");
+}
+
+void cuda_rope_store(qr_device *base, qr_kv *kv, int layer, const qr_batch *batch, const qr_tensor qkv[3],
+                     const qr_head_norms *norms, const qr_rope_table *table)
+{
+    cuda_device *device = cuda_of(base);
+    const int32_t head_dim = kv->specs[layer].head_dim;
+    cuda_rope_store_job job = {.q = rows_of(qkv[0]),
+                               .k = rows_of(qkv[1]),
+                               .v = rows_of(qkv[2]),
+                               .pages = cuda_kv_layer((cuda_kv *)kv, layer),
+                               .q_norm = norms->q,
+                               .k_norm = norms->k,
+                               .eps = norms->eps,
+                               .rope = rope_of(table)};
+    if (cuda_idle(device))
+        return;
+    if (cuda_rope_store_fits(&job)) {
+        cuda_check(device, cuda_launch_rope_store(device->stream, &device->step.view, &job), "rope_store");
+        return;
+    }
+    if (norms->q != NULL)
+        cuda_head_norm(base, qkv[0], head_dim, norms->q, norms->eps);
+    if (norms->k != NULL)
+        cuda_head_norm(base, qkv[1], head_dim, norms->k, norms->eps);
+    cuda_rope_apply(base, qkv[0], head_dim, table, batch->positions);
+    cuda_rope_apply(base, qkv[1], head_dim, table, batch->positions);
+    cuda_kv_store(base, kv, layer, batch, qkv[1], qkv[2]);
 }
 
 size_t cuda_attention_scratch_bytes(const qr_device *base, int32_t n_heads, int32_t head_dim,
