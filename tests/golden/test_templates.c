@@ -210,6 +210,64 @@ static void all_recorded_renderings_of_shared_are_equal(void **state)
     assert_int_equal(t.wrong, 0);
 }
 
+static char *rendered(const char *source, const qr_json *context)
+{
+    qr_error err = {0};
+    qr_jinja *jinja = NULL;
+    qr_buf out = {0};
+    assert_int_equal(qr_jinja_compile_with(qr_str_of(source), &as_transformers, &jinja, &err), QR_OK);
+    if (qr_jinja_render(jinja, context, recorded_now, NULL, &out, &err) != QR_OK)
+        fail_msg("%s", err.message);
+    qr_jinja_free(jinja);
+    return out.data;
+}
+
+/* Hammer2.1 writes its tools by `tools|string`: in Jinja2, and so in transformers and here, that is Python's way of
+ * writing a list, with single quotes; huggingface.js, which made these rows, writes JSON. Nothing else may differ. */
+static void check_hammer(const qr_json *row)
+{
+    const qr_json *data = qr_json_get(row, "data");
+    char *got = rendered(qr_json_cstring(qr_json_get(row, "template"), ""), data);
+    char *python = rendered("{{ tools|string }}", data), *json = rendered("{{ tools|tojson }}", data);
+    char *at = strstr(got, python);
+    assert_non_null(at);
+    qr_buf text = {0};
+    qr_buf_append(&text, got, (size_t)(at - got));
+    qr_buf_append_cstr(&text, json);
+    qr_buf_append_cstr(&text, at + strlen(python));
+    assert_string_equal(text.data, qr_json_string(qr_json_get(row, "target")).data);
+    qr_buf_release(&text);
+    qr_free(got);
+    qr_free(python);
+    qr_free(json);
+}
+
+static void model_templates_of_huggingface_js_render(void **state)
+{
+    (void)state;
+    lines in;
+    tally t = {0};
+    char *dir = qr_path_join(shared_dir(), "data/chat-templates/hf-jinja");
+    recorded_now = 1752148800; /* 2025-07-10 12:00 UTC */
+    open_lines(&in, dir, "e2e.jsonl");
+    for (const qr_json *row; (row = next_row(&in)) != NULL;) {
+        qr_str source = qr_json_string(qr_json_get(row, "template"));
+        const char *name = qr_json_cstring(qr_json_get(row, "name"), "?");
+        if (!qr_json_bool(qr_json_get(row, "jinja2_agrees"), true)) {
+            assert_string_equal(name, "MadeAgents/Hammer2.1");
+            check_hammer(row);
+            continue;
+        }
+        check(&t, name, source, &as_transformers, qr_json_get(row, "data"), qr_json_get(row, "target"));
+    }
+    recorded_now = 1721995200;
+    qr_free(dir);
+    printf("%d templates of huggingface.js, %d differ; Hammer2.1's list of tools is Python's, as in Jinja2\n",
+           t.rows, t.wrong);
+    assert_int_equal(t.rows, 52);
+    assert_int_equal(t.wrong, 0);
+}
+
 /* The conversations of mistral-common that its own encoder and its templates render alike (the encoder also rewrites
  * arguments and drops old calls in the others): U+2581 stands for a space there, <0x0A> for a newline. */
 static void mistral_common_conversations_render_as_its_encoder_does(void **state)
@@ -261,6 +319,7 @@ int main(void)
         cmocka_unit_test(language_cases_come_out_as_in_jinja2),
         cmocka_unit_test(generated_templates_come_out_as_in_jinja2),
         cmocka_unit_test(all_recorded_renderings_of_shared_are_equal),
+        cmocka_unit_test(model_templates_of_huggingface_js_render),
         cmocka_unit_test(mistral_common_conversations_render_as_its_encoder_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
