@@ -22,7 +22,7 @@ static void parse_body(qr_api_kind kind, qr_str body)
     qr_api_params_init(&params, kind, NULL);
     if (qr_api_params_parse(&params, body, &limits, &error)) {
         if (kind == QR_API_CHAT)
-            qr_api_chat_json(&params, NULL, false, &out);
+            qr_api_chat_json(&params, NULL, false, qr_str_make(NULL, 0), &out);
     } else {
         qr_api_error_append(&error, &out);
         qr_json *parsed = NULL;
