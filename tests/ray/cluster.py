@@ -100,6 +100,17 @@ class Cluster:
         return self.nodes[-1]
 
 
+def run_app(app):
+    """serve.run; a machine whose processors are all busy may start Serve's proxy later than Serve waits for it."""
+    from ray import serve
+    for left in (2, 1, 0):
+        try:
+            return serve.run(app)
+        except TimeoutError:
+            if left == 0:
+                raise
+
+
 def wait_until(condition, seconds, what):
     """Waits for a true value and returns it."""
     end = time.monotonic() + seconds

@@ -279,3 +279,63 @@ def test_marks_are_read_in_the_end_only():
                                       "resume": {"created": 5, "text_bytes": 9, "opened": True, "closed": True}}
     assert again.headers == [(b"x-request-id", b"given")]
     assert json.loads(continuation(request, headers, []).body) == {"prompt": "a", "output_prefix_ids": [1], "temperature": 0.5, "seed": 77}
+
+
+# ---- Traffic splitting ----
+
+
+def test_weights_move_only_the_sessions_they_must():
+    splitting = pytest.importorskip("quire.ray.splitting")
+    sessions = [b"%d" % i for i in range(4000)]
+    before = {s: splitting.pick({"a": 0.9, "b": 0.1}, s) for s in sessions}
+    after = {s: splitting.pick({"a": 0.5, "b": 0.5}, s) for s in sessions}
+    assert before == {s: splitting.pick({"b": 0.1, "a": 0.9}, s) for s in sessions}
+    assert abs(sum(v == "b" for v in before.values()) / 4000 - 0.1) < 0.03
+    assert abs(sum(v == "b" for v in after.values()) / 4000 - 0.5) < 0.03
+    assert all(after[s] == "b" for s in sessions if before[s] == "b")  # nobody goes against the change
+    assert {splitting.pick({"a": 0, "b": 2}, s) for s in sessions} == {"b"}
+    assert 100 < sum(splitting.pick({"a": 1, "b": 1}, None) == "a" for _ in range(400)) < 300
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1}, {"a": float("nan")}, {"a": "1"}, {"c": 1}])
+def test_wrong_weights_are_refused(weights):
+    splitting = pytest.importorskip("quire.ray.splitting")
+    with pytest.raises(ValueError, match="weights"):
+        splitting.check_weights(weights, ["a", "b"])
+    with pytest.raises(ValueError, match="stable"):
+        splitting.SplitConfig(versions={"a": AppConfig(model="m")}, weights={"a": 1}, stable="b")
+
+
+def test_split_config_from_yaml():
+    splitting = pytest.importorskip("quire.ray.splitting")
+    config = splitting.SplitConfig.from_mapping({"versions": {"a": {"model": "m"}, "b": {"model": "n", "num_replicas": 2}}, "stable": "a",
+                                                 "weights": {"a": 1, "b": 1}, "guard": {"window_s": 5}})
+    assert config.versions["b"].num_replicas == 2 and config.guard.window_s == 5
+    with pytest.raises(ValueError, match="speed"):
+        splitting.SplitConfig.from_mapping({"versions": {"a": {"model": "m"}}, "stable": "a", "weights": {"a": 1}, "guard": {"speed": 5}})
+
+
+def record_of(splitting, times, failures=0, now=100.0):
+    record = splitting.Record()
+    for seconds in [*times, *[None] * failures]:
+        record.end(record.begin(now - (seconds or 0)), now, seconds is not None)
+    return record
+
+
+def test_the_guard_weighs_errors_and_latency():
+    splitting = pytest.importorskip("quire.ray.splitting")
+    guard, now = splitting.Guard(), 100.0
+    usual = record_of(splitting, [0.1] * 40)
+    judge = lambda record, guard=guard, stable=usual: splitting.verdict(guard, record, stable, now)
+    assert judge(record_of(splitting, [0.1] * 40)) is None
+    assert judge(record_of(splitting, [5.0] * 10)) is None  # too few to say
+    assert "error rate 0.100 of 40" in judge(record_of(splitting, [0.1] * 36, 4))
+    assert "0.500 s" in judge(record_of(splitting, [0.5] * 40)) and "0.100 s of the stable" in judge(record_of(splitting, [0.5] * 40))
+    assert judge(record_of(splitting, [0.5] * 40), stable=record_of(splitting, [0.1] * 5)) is None
+    assert judge(record_of(splitting, [0.19] * 40)) is None and judge(record_of(splitting, [0.003] * 40), stable=record_of(splitting, [0.001] * 40)) is None
+    assert "over 0.3" in judge(record_of(splitting, [0.5] * 40), splitting.Guard(latency_s=0.3), splitting.Record())
+    hanging = record_of(splitting, [0.1] * 20)
+    for _ in range(20):
+        hanging.begin(now - 7)
+    assert "7.000 s" in judge(hanging)
+    assert splitting.verdict(guard, record_of(splitting, [5.0] * 40, now=60.0), usual, now) is None  # long ago

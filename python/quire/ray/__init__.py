@@ -13,8 +13,9 @@ from quire.ray.config import AppConfig, Autoscaling, Routing
 
 if TYPE_CHECKING:
     from quire.ray.app import build_app
+    from quire.ray.splitting import Guard, SplitConfig, build_split_app, set_weights
 
-__all__ = ["AppConfig", "Autoscaling", "Routing", "build_app"]
+__all__ = ["AppConfig", "Autoscaling", "Guard", "Routing", "SplitConfig", "build_app", "build_split_app", "set_weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from quire.ray.app import build_app
 
         return build_app
+    if name in ("Guard", "SplitConfig", "build_split_app", "set_weights"):
+        from quire.ray import splitting
+
+        return getattr(splitting, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

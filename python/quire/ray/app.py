@@ -51,9 +51,9 @@ def engine_deployment(config: AppConfig, name: str = "Engine") -> serve.Deployme
     )
 
 
-def ingress_deployment(config: AppConfig, name: str = "Ingress") -> serve.Deployment:
+def ingress_deployment(config: AppConfig, name: str = "Ingress", kind: type[Ingress] = Ingress) -> serve.Deployment:
     """The ASGI objects: small, without a GPU; one on each node when there are as many as nodes."""
-    deployment: serve.Deployment = serve.deployment(serve.ingress()(Ingress))  # type: ignore[assignment]
+    deployment: serve.Deployment = serve.deployment(serve.ingress()(kind))  # type: ignore[assignment]
     return deployment.options(
         name=name,
         num_replicas=config.ingress_replicas,

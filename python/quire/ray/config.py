@@ -91,8 +91,8 @@ class AppConfig:
         known = dict(values)
         for name, kind in (("routing", Routing), ("autoscaling", Autoscaling)):
             if isinstance(known.get(name), Mapping):
-                known[name] = _make(kind, known[name], name)
-        result = _make(cls, known, "args")
+                known[name] = make(kind, known[name], name)
+        result = make(cls, known, "args")
         assert isinstance(result, cls)
         return result
 
@@ -102,7 +102,7 @@ def _check(holds: bool, message: str) -> None:
         raise ValueError(f"AppConfig: {message}")
 
 
-def _make(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+def make(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     names = [f.name for f in fields(kind)]
     unknown = [name for name in values if name not in names]
     _check(not unknown, f"{where}: {', '.join(map(str, unknown))} is unknown; there are {', '.join(names)}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from quire.ray import settings
 from quire.ray.forward import Lost, Reply, Request, Unreachable, forward
-from quire.ray.resume import lasting
+from quire.ray.resume import Attempt, lasting
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -130,7 +130,7 @@ class Ingress:
         if request is None:
             await send_error(send, 413, f"the body is larger than {settings.BODY_BYTES_MAX} bytes", "payload_too_large")
         elif request.target == "/metrics":
-            await send_whole(send, 200, b"text/plain; version=0.0.4", self.counters.text().encode())
+            await send_whole(send, 200, b"text/plain; version=0.0.4", self.metrics().encode())
         else:
             await self._pass(request, send)
 
@@ -138,7 +138,7 @@ class Ingress:
         self.counters.requests += 1
         async with AsyncExitStack() as stack:
             try:
-                reply = await lasting(request, self.attempt, stack, self.counters)
+                reply = await lasting(request, self.attempt_for(request), stack, self.counters)
             except Unreachable as error:
                 self.counters.failed += 1
                 await send_error(send, 503, f"no replica answered: {error}", "unavailable")
@@ -162,15 +162,26 @@ class Ingress:
             self.counters.open_streams -= 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def metrics(self) -> str:
+        return self.counters.text()
+
+    def attempt_for(self, request: Request) -> Attempt:
+        """How this request gets its replies; an ingress of several deployments chooses one here."""
+        return self.attempt
+
     async def attempt(self, request: Request, stack: AsyncExitStack, avoid: Collection[str] = ()) -> Reply:
         return await exchange(request, self.choose, stack, self.counters, avoid)
 
     async def choose(self, request: Request, avoid: Collection[str], stack: AsyncExitStack) -> Replica:
-        """The router's choice, with a slot reserved; see quire.ray.router for what the keywords mean."""
-        chosen = self.engines.choose_replica(prefix=prefix_keys(request), avoid=sorted(avoid))
-        selection = await chosen.__aenter__()
-        stack.callback(_release_soon, chosen)
-        return Replica(selection)
+        return await choose_replica(self.engines, request, avoid, stack)
+
+
+async def choose_replica(engines: Any, request: Request, avoid: Collection[str], stack: AsyncExitStack) -> Replica:
+    """The router's choice, with a slot reserved; see quire.ray.router for what the keywords mean."""
+    chosen = engines.choose_replica(prefix=prefix_keys(request), avoid=sorted(avoid))
+    selection = await chosen.__aenter__()
+    stack.callback(_release_soon, chosen)
+    return Replica(selection)
 
 
 def _release_soon(chosen: Any) -> None:
