@@ -47,7 +47,9 @@ uint64_t qr_device_memory_available(const qr_device *device, double share);
 void qr_device_rates(qr_device *device, double *read_bytes, double *flops);
 int32_t qr_device_block_size(const qr_device *device); /* the page size it wants: 16 on the CPU */
 int32_t qr_device_batched_tokens(
-    const qr_device *device);                          /* a good token budget for a step: 512 on the CPU */
+    const qr_device *device); /* a good token budget for a step: 512 on the CPU */
+int32_t qr_device_shared_rows(
+    const qr_device *device); /* rows of prompts that make a step efficient: 256 there */
 bool qr_device_owns_memory(const qr_device *device);   /* KV may take all that weights and scratch leave */
 int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 

@@ -119,7 +119,8 @@ static int64_t longest_sequence(const qr_scheduler_options *s, int64_t context)
     return low;
 }
 
-static void fill_scheduler(qr_engine_plan *plan, const qr_kv_spec *specs, int n_layers, uint64_t seed)
+static void fill_scheduler(qr_engine_plan *plan, const qr_device *device, const qr_kv_spec *specs,
+                           int n_layers, uint64_t seed)
 {
     const qr_engine_options *o = &plan->options;
     plan->scheduler = (qr_scheduler_options){.max_num_seqs = o->max_num_seqs,
@@ -129,6 +130,7 @@ static void fill_scheduler(qr_engine_plan *plan, const qr_kv_spec *specs, int n_
                                              .prefix_caching = o->enable_prefix_caching,
                                              .priority = o->priority_scheduling,
                                              .seed = seed};
+    plan->scheduler.shared_prompt_rows = qr_device_shared_rows(device);
     plan->scheduler.n_groups = qr_kv_groups(specs, n_layers, plan->scheduler.window);
 }
 
@@ -240,7 +242,7 @@ qr_status qr_engine_plan_make(const qr_team *team, qr_net *const *nets, const qr
                        (long long)o->max_model_len, (long long)config->context);
     int n_layers;
     const qr_kv_spec *specs = qr_net_kv_specs(net, &n_layers);
-    fill_scheduler(plan, specs, n_layers, o->seed);
+    fill_scheduler(plan, device, specs, n_layers, o->seed);
     if (plan->scheduler.n_groups < 0)
         return qr_fail(err, QR_UNSUPPORTED, "engine: the layers have more than %d different windows",
                        QR_KV_TABLES_MAX);

@@ -4,11 +4,10 @@
 #include "base/mem.h"
 
 /* Long prompts that a plan looks past in search of short ones. */
-#define LOOKAHEAD_MAX      32
+#define LOOKAHEAD_MAX 32
 
-/* Rows of prompts in a step that others share: enough for the kernels' full speed; more would only make every one
- * of a burst wait longer for its first token, and every decode for its next. */
-#define SHARED_PROMPT_ROWS 256
+/* Of the prompt rows that wait, one in so many may go into a step that others share. */
+#define QUEUE_SHARE   8
 
 typedef struct plan_state {
     qr_plan *plan;
@@ -25,6 +24,7 @@ typedef struct plan_state {
 qr_scheduler *qr_scheduler_new(const qr_scheduler_options *options)
 {
     QR_ASSERT(options->max_num_seqs > 0 && options->max_num_seqs <= options->max_num_batched_tokens);
+    QR_ASSERT(options->shared_prompt_rows > 0);
     qr_scheduler *s = qr_calloc(1, sizeof(*s));
     s->options = *options;
     qr_kv_space_init(&s->kv, options->n_groups, options->window, options->n_blocks, options->block_size);
@@ -219,14 +219,23 @@ static int32_t grant_prompt(qr_scheduler *s, plan_state *p, qr_sequence *seq, in
     return granted;
 }
 
-/* A prompt alone may take the whole step. */
+/* A prompt alone may take the whole step. In company so many rows as give the kernels their speed: more would only make
+ * every one of a burst wait longer for its first token, and every decode for its next. A long queue takes more, up to
+ * half: it waits for the throughput. */
 static void divide_budget(qr_scheduler *s, plan_state *p)
 {
     int32_t prompts = s->waiting_count, most = s->options.max_num_batched_tokens;
-    for (int32_t i = 0; i < s->running_count; i++)
+    int64_t rows = 0;
+    for (int32_t i = 0; i < s->running_count; i++) {
         prompts += s->running[i]->plan_item < 0;
-    if (prompts > 1 || p->plan->item_count > 0)
-        most = QR_MIN(most, QR_MAX(most / 2, SHARED_PROMPT_ROWS));
+        rows += s->running[i]->plan_item < 0 ? qr_sequence_rows_left(s->running[i]) : 0;
+    }
+    for (const qr_list *node = s->waiting.next; node != &s->waiting; node = node->next)
+        rows += qr_sequence_rows_left(QR_LIST_ITEM(node, qr_sequence, node));
+    if (prompts > 1 || p->plan->item_count > 0) {
+        int64_t shared = QR_MAX(QR_MIN(rows / QUEUE_SHARE, most / 2), s->options.shared_prompt_rows);
+        most = (int32_t)QR_MIN(most, shared);
+    }
     p->prompt_budget = p->prompt_most = most;
 }
 

@@ -3,8 +3,8 @@
  * A step has one token budget. A plan spends it in this order:
  *   1. every running sequence that lacks one row (a decode), best first;
  *   2. prompts, best first, each finished before the next begins, so that a burst's first tokens come one after
- *      the other. A prompt alone may take all of it; with company prompts take half together (but not less than
- *      256 rows). One longer than the threshold (default: half of that) takes at most so much, and other long
+ *      the other. A prompt alone may take all of it; with company prompts take shared_prompt_rows together, and
+ *      up to half of the budget when a long queue waits. One longer than the threshold (default: half of that) takes at most so much, and other long
  *      ones wait for what is left after the short ones;
  *   3. what is left goes to the long ones after all.
  * "Better" is the lower (priority, arrival, sample); without priority scheduling (arrival, sample).
@@ -28,6 +28,7 @@
 typedef struct qr_scheduler_options {
     int32_t max_num_seqs; /* running sequences, <= max_num_batched_tokens */
     int32_t max_num_batched_tokens;
+    int32_t shared_prompt_rows;           /* > 0: rows of prompts in a step with others that serve all best */
     int32_t long_prefill_token_threshold; /* 0: budget / 2 while others wait */
     int n_groups;
     int32_t window[QR_KV_TABLES_MAX];

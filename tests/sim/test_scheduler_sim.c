@@ -104,6 +104,7 @@ static void choose_options(sim *s)
     o->block_size = (int32_t)pick(s, 1, 8);
     o->max_num_batched_tokens = (int32_t)(chance(s, 30) ? pick(s, 1, 6) : pick(s, 4, 64));
     o->max_num_seqs = (int32_t)pick(s, 1, QR_MIN(o->max_num_batched_tokens, 16));
+    o->shared_prompt_rows = (int32_t)pick(s, 1, 32);
     o->long_prefill_token_threshold = chance(s, 25) ? (int32_t)pick(s, 1, 20) : 0;
     o->n_groups = (int)pick(s, 1, 2);
     for (int g = 0; g < o->n_groups; g++)

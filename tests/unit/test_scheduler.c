@@ -6,7 +6,7 @@
 #include "engine/scheduler.h"
 #include "support/cmocka.h"
 
-enum { TOKENS = 2048, SEQS = 24 };
+enum { TOKENS = 2048, SEQS = 80 };
 
 typedef struct world {
     qr_scheduler *scheduler;
@@ -23,6 +23,8 @@ static void world_open(world *w, qr_scheduler_options options)
         options.n_groups = 1;
     if (options.block_size == 0)
         options.block_size = 16;
+    if (options.shared_prompt_rows == 0)
+        options.shared_prompt_rows = 256;
     w->scheduler = qr_scheduler_new(&options);
     qr_arena_init(&w->arena, 1 << 16);
 }
@@ -120,6 +122,28 @@ static void a_burst_of_prompts_is_finished_one_after_the_other(void **state)
     for (int i = 0; i < 16; i++)
         assert_int_equal(first_step[i], 1 + i / 2);
     world_close(&w);
+}
+
+static void a_long_queue_takes_more_of_a_shared_step(void **state)
+{
+    (void)state;
+    enum { BUDGET = 4096, SHARED = 512, PROMPT = 128 };
+    for (int waiting = 2; waiting <= 62; waiting += 20) {
+        world w;
+        world_open(&w, (qr_scheduler_options){.max_num_seqs = 64,
+                                              .max_num_batched_tokens = BUDGET,
+                                              .shared_prompt_rows = SHARED,
+                                              .n_blocks = 2000});
+        qr_sequence *decode = add(&w, 10, 50, 0);
+        commit(&w, plan(&w));
+        for (int i = 0; i < waiting; i++)
+            add(&w, PROMPT, 5, i + 1);
+        const qr_plan *p = plan(&w);
+        int32_t queue = waiting * PROMPT, prompts = p->token_count - 1;
+        assert_int_equal(rows_of(p, decode), 1);
+        assert_int_equal(prompts, queue < SHARED ? queue : queue / 8 > SHARED ? queue / 8 : SHARED);
+        world_close(&w);
+    }
 }
 
 static void a_prompt_alone_takes_the_whole_step(void **state)
@@ -377,6 +401,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_burst_of_prompts_is_finished_one_after_the_other),
+        cmocka_unit_test(a_long_queue_takes_more_of_a_shared_step),
         cmocka_unit_test(a_prompt_alone_takes_the_whole_step),
         cmocka_unit_test(decodes_come_before_prompts),
         cmocka_unit_test(a_long_prompt_does_not_starve_short_ones),

@@ -144,6 +144,7 @@ const qr_backend qr_backend_cpu = {
     .host_run = cpu_host_run,
     .block_size = 16,
     .batched_tokens = 512,
+    .shared_rows = 256,
     .weight_prepare = cpu_weight_prepare,
     .weight_release = cpu_weight_release,
     .weight_prepared_bytes = cpu_weight_prepared_bytes,

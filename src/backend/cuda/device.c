@@ -142,6 +142,7 @@ const qr_backend qr_backend_cuda = {
     .memory_available = cuda_memory_available,
     .block_size = 32,
     .batched_tokens = 8192,
+    .shared_rows = 1024,
     .activation = QR_DTYPE_BF16,
     .logit_rows = CUDA_GRAPH_ROWS,
     .own_memory = true,

@@ -438,6 +438,7 @@ const qr_backend qr_backend_sim = {
     .memory_available = sim_memory_available,
     .block_size = 32,
     .batched_tokens = 8192,
+    .shared_rows = 1024,
     .activation = QR_DTYPE_BF16,
     .logit_rows = 512,
     .own_memory = true,
