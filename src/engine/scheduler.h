@@ -4,8 +4,8 @@
  *   1. every running sequence that lacks one row (a decode), best first;
  *   2. prompts, best first, each finished before the next begins, so that a burst's first tokens come one after
  *      the other. A prompt alone may take all of it; with company prompts take shared_prompt_rows together, and
- *      up to half of the budget when a long queue waits. One longer than the threshold (default: half of that) takes at most so much, and other long
- *      ones wait for what is left after the short ones;
+ *      up to half of the budget when a long queue waits. One longer than the threshold (default: half of what
+ *      prompts may take) takes at most so much, and other long ones wait for what the short ones leave;
  *   3. what is left goes to the long ones after all.
  * "Better" is the lower (priority, arrival, sample); without priority scheduling (arrival, sample).
  *
