@@ -305,7 +305,7 @@ int main(int argc, char **argv)
     char *text = NULL;
     qr_json *limits = NULL, *results = qr_json_new_array();
     if (qr_device_open(&o.device, &b.device, &err) != QR_OK ||
-        qr_bench_limits(0, false, &text, &err) != QR_OK ||
+        qr_bench_limits("cpu", 0, false, &text, &err) != QR_OK ||
         qr_json_parse(qr_str_of(text), &qr_json_limits_file, &limits, &err) != QR_OK)
         fail(err.message);
     b.o = &o;

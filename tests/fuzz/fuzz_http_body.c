@@ -1,4 +1,4 @@
-// links: qr_server qr_sample
+// links: qr_server qr_engine
 /* What a client may send. The first byte chooses: C a chat body, P a completion body, H raw bytes on a connection. */
 #include <event2/event.h>
 #include <sys/socket.h>

@@ -83,8 +83,14 @@ static void check_model(const char *path)
     options.max_num_batched_tokens = 48;
     options.max_num_seqs = 32;
     rig_open(&r, model, &options);
-    rig_job first =
-        job_of(0); /* a text thread makes its encoder before its first request, maybe after "ready" */
+    /* A text thread makes its encoder as it starts, maybe after "ready": it has, when it has encoded a prompt. */
+    rig_job first = job_of(0);
+    if (qr_model_tokenizer(model) != NULL) {
+        first.options.token_ids = NULL;
+        first.options.token_count = 0;
+        first.options.text = "a";
+        first.options.text_bytes = 1;
+    }
     rig_submit(&r, &first);
     rig_finish(&r, &first, 1);
     rig_free(&first, 1);
