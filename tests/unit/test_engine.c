@@ -496,6 +496,15 @@ static void engine_options_are_checked(void **state)
     options.max_model_len = 100;
     options.num_kv_blocks = 5;
     assert_int_equal(qr_engine_open(model, &options, &engine, &err), QR_OUT_OF_MEMORY);
+    qr_model *never = NULL; /* told before a weight is read, too */
+    qr_model_options model_options;
+    qr_model_options_init(&model_options);
+    model_options.path = MODELS "llama-gqa4-llama3";
+    model_options.device = "cpu";
+    model_options.engine_options = &options;
+    assert_int_equal(qr_model_open(&model_options, &never, &err), QR_OUT_OF_MEMORY);
+    assert_non_null(strstr(err.message, "KV"));
+    assert_null(never);
     assert_non_null(strstr(err.message, "5 blocks"));
     options = rig_options();
     options.kv_cache_dtype = "int8";
@@ -780,6 +789,24 @@ static void inspect_prints_the_plan_without_loading(void **state)
     assert_null(json);
 }
 
+static void shares_and_ways_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    qr_error err = {0};
+    qr_engine *engine = NULL;
+    static const double shares[] = {-0.1, 1.01, NAN, INFINITY};
+    for (size_t i = 0; i < QR_COUNT_OF(shares); i++) {
+        qr_engine_options options = rig_options();
+        options.gpu_memory_utilization = shares[i];
+        assert_int_equal(qr_engine_open(model, &options, &engine, &err), QR_INVALID_ARGUMENT);
+        assert_non_null(strstr(err.message, "gpu_memory_utilization"));
+    }
+    qr_engine_options options = rig_options();
+    options.async_scheduling = "yes";
+    assert_int_equal(qr_engine_open(model, &options, &engine, &err), QR_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "async_scheduling"));
+}
+
 /* Requests under way fail with the device's word, later ones are refused, closing does not hang. */
 static void a_lost_device_is_a_state(void **state)
 {
@@ -843,6 +870,7 @@ int main(void)
         cmocka_unit_test(a_poller_waits_and_its_descriptor_tells),
         cmocka_unit_test(readers_on_several_threads_do_not_disturb_each_other),
         cmocka_unit_test(inspect_prints_the_plan_without_loading),
+        cmocka_unit_test(shares_and_ways_out_of_range_are_refused),
         cmocka_unit_test(a_lost_device_is_a_state),
     };
     return RIG_RUN_BOTH_WAYS(tests, open_model, close_model);
