@@ -100,12 +100,12 @@ class Cluster:
         return self.nodes[-1]
 
 
-def run_app(app):
+def run_app(app, **options):
     """serve.run; a machine whose processors are all busy may start Serve's proxy later than Serve waits for it."""
     from ray import serve
     for left in (2, 1, 0):
         try:
-            return serve.run(app)
+            return serve.run(app, **options)
         except TimeoutError:
             if left == 0:
                 raise

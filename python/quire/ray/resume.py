@@ -13,8 +13,10 @@ more, its replica cancels when it sees the close, and behind a cut network when 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -48,7 +50,10 @@ async def lasting(request: Request, attempt: Attempt, stack: AsyncExitStack, cou
     for losses in range(settings.RESUMES_MAX + 1):
         inner = AsyncExitStack()
         reply = await _begin(marked, attempt, inner)
-        if reply.is_stream and _header(reply.headers, _CREATED) is not None:
+        if reply.is_stream and _header(reply.headers, _CREATED) is None:  # a server that knows no marks
+            stack.push_async_callback(inner.aclose)
+            return reply
+        if reply.is_stream:
             stream = _Stream(marked, reply, inner, attempt, counters, shows_marks)
             stack.push_async_callback(stream.aclose)
             headers = reply.headers if shows_marks else [h for h in reply.headers if h[0] not in (_CREATED, _FINGERPRINT)]
@@ -126,19 +131,28 @@ class _Stream:
         await self._inner.aclose()
         if self._losses > settings.RESUMES_MAX:
             raise error
-        self._inner = AsyncExitStack()
         request = continuation(self._request, self._first_headers, self._marks)
         try:
-            reply = await self._attempt(request, self._inner, avoid=(lost,))
+            self._reply = await self._another(request, lost)
         except Unreachable as unreachable:
             raise Lost(f"{error}; then: {unreachable}") from unreachable
-        if not reply.is_stream:
-            body = b"".join([piece async for piece in reply.chunks])
-            raise Lost(f"{error}; then {reply.status}: {body[:300].decode(errors='replace')}")
-        self._reply = reply
         self._counters.resumed += 1
-        if _header(reply.headers, _FINGERPRINT) != _header(self._first_headers, _FINGERPRINT):
+        if _header(self._reply.headers, _FINGERPRINT) != _header(self._first_headers, _FINGERPRINT):
             self._counters.resumed_inexact += 1
+
+    async def _another(self, request: Request, lost: str) -> Reply:
+        """The stream of a replica that takes it; those left are fuller now, so one that refuses is asked again."""
+        end = time.monotonic() + settings.REROUTE_TIMEOUT_S
+        while True:
+            self._inner = AsyncExitStack()
+            reply = await self._attempt(request, self._inner, avoid=(lost,))
+            if reply.is_stream:
+                return reply
+            body = b"".join([piece async for piece in reply.chunks])
+            await self._inner.aclose()
+            if reply.status not in (429, 503) or time.monotonic() > end:
+                raise Unreachable(f"{reply.status}: {body[:300].decode(errors='replace')}")
+            await asyncio.sleep(settings.REROUTE_PAUSE_S)
 
 
 def _end_of_last_mark(data: bytes) -> int:

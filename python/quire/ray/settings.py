@@ -39,6 +39,10 @@ GRPC_KEEPALIVE = {
     "RAY_grpc_keepalive_timeout_ms": "2000",
 }
 
+# Ray lowers its workers' priority to nice 15, and with them the engines that replicas start: anything else on the
+# machine would go before them.
+PRIORITY = {"RAY_worker_niceness": "0"}
+
 # ---- Ray Serve: how fast load is seen ----
 
 # Autoscaling decides on what replicas and handles push; every 10 s by default, which is what makes scaling slow.
@@ -95,7 +99,7 @@ PAUSE_MAX_S = 0.05
 
 def environment(*, haproxy: bool = False, throughput: bool = False) -> dict[str, str]:
     """Variables for the environment of every Ray process and driver."""
-    variables = {**HEALTH_CHECK, **GRPC_KEEPALIVE, **METRIC_PUSH}
+    variables = {**HEALTH_CHECK, **GRPC_KEEPALIVE, **PRIORITY, **METRIC_PUSH}
     if haproxy:
         variables |= HAPROXY
     if throughput:
