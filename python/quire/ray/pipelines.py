@@ -4,6 +4,7 @@
     from quire.ray.pipelines import PipelineConfig, build_pipeline
 
     serve.run(build_pipeline(PipelineConfig(model="path/to/checkpoint", documents="docs.jsonl")))
+    # or: serve run quire.ray.pipelines:build_pipeline model=path/to/checkpoint documents=docs.jsonl
     # curl 127.0.0.1:8000/answer -d '{"question": "...", "stream": true}'
 
 Retrieval is lexical (BM25, Robertson and Zaragoza 2009); reranking is by query likelihood: how probable the model finds
@@ -63,6 +64,8 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.kept <= self.retrieved:
             raise ValueError(f"PipelineConfig: 1 <= kept <= retrieved, got {self.kept} and {self.retrieved}")
+        if isinstance(self.refused_patterns, str):
+            raise ValueError("PipelineConfig: refused_patterns: a list is expected, got one string")
         unknown = set(self.options) - set(_STAGES)
         if unknown:
             raise ValueError(f"PipelineConfig: options for {sorted(unknown)}, but the stages are {', '.join(_STAGES)}")
@@ -237,8 +240,10 @@ class Answer:
             yield {"text": sentence}
 
 
-def build_pipeline(config: PipelineConfig) -> serve.Application:
-    """The graph; `serve.run` it, or name a function that returns it in a Serve config file."""
+def build_pipeline(config: PipelineConfig | Mapping[str, Any]) -> serve.Application:
+    """The graph; the import path for `serve run`, whose arguments are PipelineConfig's fields."""
+    if not isinstance(config, PipelineConfig):
+        config = PipelineConfig(**config)
 
     def stage(deployment: Any, name: str, *arguments: Any) -> Any:  # Serve types its decorator as returning the class
         return deployment.options(**config.options.get(name, {})).bind(*arguments)
