@@ -196,6 +196,14 @@ static size_t escape_length(const char *text, size_t len)
     return text[1] != '\0' && strchr("\"\\/bfnrt", text[1]) != NULL ? 2 : 0;
 }
 
+#define PLAIN4(x)  [x] = true, [(x) + 1] = true, [(x) + 2] = true, [(x) + 3] = true
+#define PLAIN16(x) PLAIN4(x), PLAIN4((x) + 4), PLAIN4((x) + 8), PLAIN4((x) + 12)
+/* ASCII that stands for itself in a string. */
+static const bool is_plain[256] = {[0x20] = true, [0x21] = true, [0x23] = true, PLAIN4(0x24),
+                                   PLAIN4(0x28),  PLAIN4(0x2C),  PLAIN16(0x30), PLAIN16(0x40),
+                                   PLAIN4(0x50),  PLAIN4(0x54),  PLAIN4(0x58),  [0x5D] = true,
+                                   [0x5E] = true, [0x5F] = true, PLAIN16(0x60), PLAIN16(0x70)};
+
 bool qr_json_scan_string(qr_json_scan *scan, qr_str *raw, bool *escaped)
 {
     if (!take(scan, '"', "expected a string"))
@@ -203,7 +211,11 @@ bool qr_json_scan_string(qr_json_scan *scan, qr_str *raw, bool *escaped)
     const char *data = scan->text.data;
     size_t len = scan->text.len, start = scan->position, at = start;
     *escaped = false;
-    while (at < len && data[at] != '"') {
+    for (;;) {
+        while (at < len && is_plain[(unsigned char)data[at]])
+            at++;
+        if (at >= len || data[at] == '"')
+            break;
         unsigned char c = (unsigned char)data[at];
         size_t step = 1;
         uint32_t codepoint;
