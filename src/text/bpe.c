@@ -317,132 +317,6 @@ static size_t byte_symbols(const qr_bpe *bpe, const uint8_t *word, size_t len, u
     return count;
 }
 
-void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids)
-{
-    const qr_tokenizer *tokenizer = encoder->tokenizer;
-    if (tokenizer->bpe.ignore_merges) {
-        int32_t whole = qr_token_table_find(&tokenizer->raw, word, len);
-        if (whole >= 0) {
-            QR_VEC_PUSH(ids, whole);
-            return;
-        }
-    }
-    QR_VEC_RESERVE(&encoder->bpe.ids, len);
-    append_merged(encoder, byte_symbols(&tokenizer->bpe, word, len, encoder->bpe.ids.data), ids);
-}
-
-/* ---- Many short words side by side: while the memory of one lookup is on its way, those of other words are ---- */
-
-/* Wants the merge of the symbols at two places; the slot of one that cannot be stands for all of those. */
-static inline void ask(const qr_bpe *bpe, qr_bpe_lane *lane, unsigned at, unsigned next)
-{
-    uint64_t hash = key_hash(pair_key(lane->ids[at], lane->ids[next]));
-    bool may = may_merge(bpe, hash);
-    __builtin_prefetch(&bpe->pairs[hash & bpe->pair_mask & -(size_t)may]);
-    lane->merges[at] = NO_MERGE;
-    lane->asked |= (uint64_t)may << at;
-}
-
-static inline unsigned next_place(uint64_t alive, unsigned at)
-{
-    return (unsigned)__builtin_ctzll((alive & -(UINT64_C(2) << at)) | UINT64_C(1) << QR_BPE_LANE_SYMBOLS);
-}
-
-static inline void answer(const qr_bpe *bpe, qr_bpe_lane *lane)
-{
-    for (; lane->asked != 0; lane->asked &= lane->asked - 1) {
-        unsigned at = (unsigned)__builtin_ctzll(lane->asked);
-        uint64_t key = pair_key(lane->ids[at], lane->ids[next_place(lane->alive, at)]);
-        lane->merges[at] = find_merge(bpe, key, key_hash(key)) | at << QR_BPE_ID_BITS;
-    }
-}
-
-/* The first merge of the lowest rank. */
-static inline uint64_t least_merge(const qr_bpe_lane *lane)
-{
-    uint64_t least[4] = {NO_MERGE, NO_MERGE, NO_MERGE, NO_MERGE};
-    for (unsigned i = 0; i < lane->places; i += 4)
-        for (unsigned k = 0; k < 4; k++)
-            least[k] = QR_MIN(least[k], lane->merges[i + k]);
-    return QR_MIN(QR_MIN(least[0], least[1]), QR_MIN(least[2], least[3]));
-}
-
-/* One merge and the questions that follow from it; false when there is none. */
-static inline bool advance(const qr_bpe *bpe, qr_bpe_lane *lane)
-{
-    uint64_t merge = least_merge(lane);
-    if (merge == NO_MERGE)
-        return false;
-    unsigned at = (unsigned)(merge >> QR_BPE_ID_BITS) % QR_BPE_LANE_SYMBOLS,
-             gone = next_place(lane->alive, at);
-    uint64_t before = lane->alive & ((UINT64_C(1) << at) - 1);
-    lane->ids[at] = (uint32_t)merge & (QR_BPE_ID_MAX - 1);
-    lane->alive &= ~(UINT64_C(1) << gone);
-    lane->merges[at] = lane->merges[gone] = NO_MERGE;
-    unsigned next = next_place(lane->alive, at);
-    if (next < QR_BPE_LANE_SYMBOLS)
-        ask(bpe, lane, at, next);
-    if (before != 0)
-        ask(bpe, lane, 63 - (unsigned)__builtin_clzll(before), at);
-    return true;
-}
-
-bool qr_bpe_lane_begin(qr_encoder *encoder, qr_bpe_lane *lane, const uint8_t *word, size_t len)
-{
-    const qr_bpe *bpe = &encoder->tokenizer->bpe;
-    uint32_t *symbols = lane->ids;
-    if (len > QR_BPE_LANE_SYMBOLS) {
-        QR_VEC_RESERVE(&encoder->bpe.ids, len);
-        symbols = encoder->bpe.ids.data;
-    }
-    unsigned count = (unsigned)byte_symbols(bpe, word, len, symbols);
-    if (count > QR_BPE_LANE_SYMBOLS)
-        return false;
-    if (symbols != lane->ids)
-        memcpy(lane->ids, symbols, count * sizeof(*symbols));
-    lane->alive = (UINT64_C(1) << count) - 1;
-    lane->asked = 0;
-    lane->places = QR_ROUND_UP(count, 4u);
-    bool plain = count == len && bpe->byte_merges != NULL; /* its symbols are its bytes */
-    for (unsigned i = 0; i < lane->places; i++) {
-        lane->merges[i] = NO_MERGE;
-        if (i + 1 >= count)
-            continue;
-        if (plain)
-            lane->merges[i] = bpe->byte_merges[word[i] << 8 | word[i + 1]] | i << QR_BPE_ID_BITS;
-        else
-            ask(bpe, lane, i, i + 1);
-    }
-    return true;
-}
-
-static void close_lane(qr_bpe_lane *lane)
-{
-    lane->count = 0;
-    for (uint64_t alive = lane->alive; alive != 0; alive &= alive - 1)
-        lane->ids[lane->count++] = lane->ids[__builtin_ctzll(alive)];
-}
-
-void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count)
-{
-    uint8_t open[QR_BPE_LANES];
-    for (size_t i = 0; i < count; i++)
-        open[i] = (uint8_t)i;
-    while (count > 0) {
-        size_t left = 0;
-        for (size_t i = 0; i < count; i++) {
-            qr_bpe_lane *lane = &lanes[open[i]];
-            answer(bpe, lane);
-            open[left] = open[i];
-            if (advance(bpe, lane))
-                left++;
-            else
-                close_lane(lane);
-        }
-        count = left;
-    }
-}
-
 /* ---- Character mode ---- */
 
 typedef struct symbol_state {
@@ -515,25 +389,147 @@ static size_t char_symbols(qr_encoder *encoder, const uint8_t *word, size_t len)
     return state.count;
 }
 
+/* ---- One word ---- */
+
+/* A character gives at most one symbol a byte, and those of a prefix and a suffix. */
+static size_t symbols_max(const qr_bpe *bpe, size_t len)
+{
+    return len + (bpe->prefix != NULL ? strlen(bpe->prefix) * len : 0) +
+           (bpe->suffix != NULL ? strlen(bpe->suffix) : 0) + 1;
+}
+
+/* Into encoder->bpe.ids. */
+static size_t word_symbols(qr_encoder *encoder, const uint8_t *word, size_t len)
+{
+    const qr_tokenizer *tokenizer = encoder->tokenizer;
+    QR_VEC_RESERVE(&encoder->bpe.ids, symbols_max(&tokenizer->bpe, len));
+    return tokenizer->byte_mode ? byte_symbols(&tokenizer->bpe, word, len, encoder->bpe.ids.data)
+                                : char_symbols(encoder, word, len);
+}
+
 qr_status qr_bpe_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err)
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
-    const qr_bpe *bpe = &tokenizer->bpe;
-    if (bpe->ignore_merges) {
-        int32_t whole = qr_token_table_find(&tokenizer->spelled, word, len);
-        if (whole >= 0 && (tokenizer->flags.data[whole] & QR_TOKEN_MODEL)) {
+    if (tokenizer->bpe.ignore_merges) {
+        int32_t whole = part_id(tokenizer, tokenizer->byte_mode ? &tokenizer->raw : &tokenizer->spelled,
+                                (const char *)word, len);
+        if (whole >= 0) {
             QR_VEC_PUSH(ids, whole);
             return QR_OK;
         }
     }
-    /* A character gives at most one symbol a byte, and those of a prefix and a suffix. */
-    size_t extra = (bpe->prefix != NULL ? strlen(bpe->prefix) * len : 0) +
-                   (bpe->suffix != NULL ? strlen(bpe->suffix) : 0);
-    if (len + extra >= UINT32_MAX / 2)
+    if (symbols_max(&tokenizer->bpe, len) > UINT32_MAX / 2)
         return qr_fail(err, QR_LIMIT_EXCEEDED, "tokenizer: word of %zu bytes: too long", len);
-    QR_VEC_RESERVE(&encoder->bpe.ids, len + extra + 1);
-    append_merged(encoder, char_symbols(encoder, word, len), ids);
+    append_merged(encoder, word_symbols(encoder, word, len), ids);
     return QR_OK;
+}
+
+/* ---- Many short words side by side: while the memory of one lookup is on its way, those of other words are ---- */
+
+/* Wants the merge of the symbols at two places; the slot of one that cannot be stands for all of those. */
+static inline void ask(const qr_bpe *bpe, qr_bpe_lane *lane, unsigned at, unsigned next)
+{
+    uint64_t hash = key_hash(pair_key(lane->ids[at], lane->ids[next]));
+    bool may = may_merge(bpe, hash);
+    __builtin_prefetch(&bpe->pairs[hash & bpe->pair_mask & -(size_t)may]);
+    lane->merges[at] = NO_MERGE;
+    lane->asked |= (uint64_t)may << at;
+}
+
+static inline unsigned next_place(uint64_t alive, unsigned at)
+{
+    return (unsigned)__builtin_ctzll((alive & -(UINT64_C(2) << at)) | UINT64_C(1) << QR_BPE_LANE_SYMBOLS);
+}
+
+static inline void answer(const qr_bpe *bpe, qr_bpe_lane *lane)
+{
+    for (; lane->asked != 0; lane->asked &= lane->asked - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(lane->asked);
+        uint64_t key = pair_key(lane->ids[at], lane->ids[next_place(lane->alive, at)]);
+        lane->merges[at] = find_merge(bpe, key, key_hash(key)) | at << QR_BPE_ID_BITS;
+    }
+}
+
+/* The first merge of the lowest rank. */
+static inline uint64_t least_merge(const qr_bpe_lane *lane)
+{
+    uint64_t least[4] = {NO_MERGE, NO_MERGE, NO_MERGE, NO_MERGE};
+    for (unsigned i = 0; i < lane->places; i += 4)
+        for (unsigned k = 0; k < 4; k++)
+            least[k] = QR_MIN(least[k], lane->merges[i + k]);
+    return QR_MIN(QR_MIN(least[0], least[1]), QR_MIN(least[2], least[3]));
+}
+
+/* One merge and the questions that follow from it; false when there is none. */
+static inline bool advance(const qr_bpe *bpe, qr_bpe_lane *lane)
+{
+    uint64_t merge = least_merge(lane);
+    if (merge == NO_MERGE)
+        return false;
+    unsigned at = (unsigned)(merge >> QR_BPE_ID_BITS) % QR_BPE_LANE_SYMBOLS,
+             gone = next_place(lane->alive, at);
+    uint64_t before = lane->alive & ((UINT64_C(1) << at) - 1);
+    lane->ids[at] = (uint32_t)merge & (QR_BPE_ID_MAX - 1);
+    lane->alive &= ~(UINT64_C(1) << gone);
+    lane->merges[at] = lane->merges[gone] = NO_MERGE;
+    unsigned next = next_place(lane->alive, at);
+    if (next < QR_BPE_LANE_SYMBOLS)
+        ask(bpe, lane, at, next);
+    if (before != 0)
+        ask(bpe, lane, 63 - (unsigned)__builtin_clzll(before), at);
+    return true;
+}
+
+bool qr_bpe_lane_begin(qr_encoder *encoder, qr_bpe_lane *lane, const uint8_t *word, size_t len)
+{
+    const qr_tokenizer *tokenizer = encoder->tokenizer;
+    const qr_bpe *bpe = &tokenizer->bpe;
+    unsigned count = (unsigned)word_symbols(encoder, word, len);
+    if (count > QR_BPE_LANE_SYMBOLS)
+        return false;
+    memcpy(lane->ids, encoder->bpe.ids.data, count * sizeof(*lane->ids));
+    lane->alive = (UINT64_C(1) << count) - 1;
+    lane->asked = 0;
+    lane->places = QR_ROUND_UP(count, 4u);
+    bool plain =
+        tokenizer->byte_mode && count == len && bpe->byte_merges != NULL; /* its symbols are its bytes */
+    for (unsigned i = 0; i < lane->places; i++) {
+        lane->merges[i] = NO_MERGE;
+        if (i + 1 >= count)
+            continue;
+        if (plain)
+            lane->merges[i] = bpe->byte_merges[word[i] << 8 | word[i + 1]] | i << QR_BPE_ID_BITS;
+        else
+            ask(bpe, lane, i, i + 1);
+    }
+    return true;
+}
+
+static void close_lane(qr_bpe_lane *lane)
+{
+    lane->count = 0;
+    for (uint64_t alive = lane->alive; alive != 0; alive &= alive - 1)
+        lane->ids[lane->count++] = lane->ids[__builtin_ctzll(alive)];
+}
+
+void qr_bpe_lanes_merge(const qr_bpe *bpe, qr_bpe_lane *lanes, size_t count)
+{
+    uint8_t open[QR_BPE_LANES];
+    for (size_t i = 0; i < count; i++)
+        open[i] = (uint8_t)i;
+    while (count > 0) {
+        size_t left = 0;
+        for (size_t i = 0; i < count; i++) {
+            qr_bpe_lane *lane = &lanes[open[i]];
+            answer(bpe, lane);
+            open[left] = open[i];
+            if (advance(bpe, lane))
+                left++;
+            else
+                close_lane(lane);
+        }
+        count = left;
+    }
 }
 
 /* ---- The tables that follow from the vocabulary ---- */

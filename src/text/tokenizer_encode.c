@@ -68,14 +68,16 @@ static qr_status encode_piece(qr_encoder *encoder, qr_str text, bool at_start, b
     encoder->pieces[0].count = 0;
     QR_VEC_PUSH(&encoder->pieces[0], whole);
     qr_status status = qr_pretokenize(encoder, &which, &buffer, err);
-    for (size_t i = 0; i < encoder->pieces[which].count && status == QR_OK; i++) {
-        qr_piece piece = encoder->pieces[which].data[i];
-        const uint8_t *word = (const uint8_t *)encoder->text[buffer].data + piece.begin;
-        if (tokenizer->model == QR_MODEL_BPE && tokenizer->bpe.cut_at_mark)
-            status = qr_encode_marked(encoder, word, piece.end - piece.begin, ids, err);
-        else
-            status = qr_encode_word(encoder, word, piece.end - piece.begin, ids, err);
-    }
+    const uint8_t *words = (const uint8_t *)encoder->text[buffer].data;
+    const qr_pieces *pieces = &encoder->pieces[which];
+    if (status != QR_OK)
+        return status;
+    if (tokenizer->model != QR_MODEL_BPE || !tokenizer->bpe.cut_at_mark)
+        return qr_encode_pieces(encoder, words, encoder->text[buffer].len, pieces->data, pieces->count, ids,
+                                err);
+    for (size_t i = 0; i < pieces->count && status == QR_OK; i++)
+        status = qr_encode_marked(encoder, words + pieces->data[i].begin,
+                                  pieces->data[i].end - pieces->data[i].begin, ids, err);
     return status;
 }
 

@@ -459,13 +459,14 @@ qr_status qr_pretokenize(qr_encoder *encoder, int *which, int *buffer, qr_error 
 void qr_word_cache_open(qr_encoder *encoder, size_t text_len);
 void qr_word_cache_free(qr_encoder *encoder);
 qr_status qr_encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
+qr_status qr_encode_pieces(qr_encoder *encoder, const uint8_t *text, size_t len, const qr_piece *pieces,
+                           size_t count, qr_ids *ids, qr_error *err);
 /* Every word of the tokenizer's fast scanner. */
 qr_status qr_encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err);
 /* Cut before every run of the mark U+2581. */
 qr_status qr_encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err);
 
 qr_status qr_bpe_word(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids, qr_error *err);
-void qr_bpe_word_bytes(qr_encoder *encoder, const uint8_t *word, size_t len, qr_ids *ids);
 /* The same for many words at once, without the shortcut of ignore_merges: begin a lane for each (false: too many
  * symbols), merge them all (count <= QR_BPE_LANES); then a lane holds the ids of its word. */
 bool qr_bpe_lane_begin(qr_encoder *encoder, qr_bpe_lane *lane, const uint8_t *word, size_t len);

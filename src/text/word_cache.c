@@ -26,13 +26,7 @@ static qr_status model_word(qr_encoder *encoder, const uint8_t *word, size_t len
 {
     const qr_tokenizer *tokenizer = encoder->tokenizer;
     switch (tokenizer->model) {
-    case QR_MODEL_BPE:
-        if (!tokenizer->byte_mode)
-            return qr_bpe_word(encoder, word, len, ids, err);
-        if (len >= UINT32_MAX / 2)
-            return qr_fail(err, QR_LIMIT_EXCEEDED, "tokenizer: word of %zu bytes: too long", len);
-        qr_bpe_word_bytes(encoder, word, len, ids);
-        return QR_OK;
+    case QR_MODEL_BPE: return qr_bpe_word(encoder, word, len, ids, err);
     case QR_MODEL_UNIGRAM: return qr_unigram_word(encoder, word, len, ids, err);
     case QR_MODEL_WORDPIECE: qr_wordpiece_word(encoder, word, len, ids); return QR_OK;
     case QR_MODEL_WORDLEVEL: qr_wordlevel_word(encoder, word, len, ids); return QR_OK;
@@ -176,34 +170,25 @@ qr_status qr_encode_word(qr_encoder *encoder, const uint8_t *word, size_t len, q
     return encode_word(encoder, word, len, &key, ids, err);
 }
 
-/* ---- The words of a scanner ---- */
+/* ---- Many words ---- */
 
 /* Words come in batches, and so do the waits for memory: the places of a whole batch in the cache are asked for
  * before the first is looked at; at its first new word all new ones are found and learned side by side. */
 typedef struct word_batch {
     const uint8_t *text;
-    size_t begin, count;
-    size_t ends[WORD_BATCH];
+    size_t len, count;
+    size_t begins[WORD_BATCH], ends[WORD_BATCH];
     qr_word_key keys[WORD_BATCH];
 } word_batch;
 
-static inline size_t begin_of(const word_batch *batch, size_t word)
+static inline void make_keys(const qr_encoder *encoder, word_batch *batch)
 {
-    return word > 0 ? batch->ends[word - 1] : batch->begin;
-}
-
-static void read_batch(const qr_encoder *encoder, const uint8_t *text, size_t begin, size_t len,
-                       word_batch *batch)
-{
-    batch->text = text;
-    batch->begin = begin;
-    batch->count =
-        qr_scanner_batch(encoder->tokenizer->fast_scanner, text, begin, len, batch->ends, WORD_BATCH);
-    for (size_t i = 0; i < batch->count; begin = batch->ends[i++]) {
-        size_t word_len = batch->ends[i] - begin;
-        batch->keys[i] = word_len <= QR_WORD_MAX && begin + QR_WORD_MAX <= len
-                             ? qr_word_key_wide(text + begin, word_len)
-                             : qr_word_key_of(text + begin, word_len);
+    for (size_t i = 0; i < batch->count; i++) {
+        const uint8_t *word = batch->text + batch->begins[i];
+        size_t len = batch->ends[i] - batch->begins[i];
+        batch->keys[i] = len - 1 < QR_WORD_MAX && batch->begins[i] + QR_WORD_MAX <= batch->len
+                             ? qr_word_key_wide(word, len)
+                             : qr_word_key_of(word, len);
         __builtin_prefetch(&encoder->words[batch->keys[i].hash & encoder->word_mask]);
     }
 }
@@ -213,10 +198,15 @@ static void learn_lanes(qr_encoder *encoder, const word_batch *batch, const uint
 {
     qr_bpe_lanes_merge(&encoder->tokenizer->bpe, lanes, count);
     for (size_t i = 0; i < count; i++) {
-        size_t begin = begin_of(batch, places[i]);
-        keep(encoder, batch->text + begin, batch->ends[places[i]] - begin, &batch->keys[places[i]],
+        size_t at = places[i], begin = batch->begins[at];
+        keep(encoder, batch->text + begin, batch->ends[at] - begin, &batch->keys[at],
              (const int32_t *)lanes[i].ids, lanes[i].count);
     }
+}
+
+static bool can_learn(const qr_tokenizer *tokenizer)
+{
+    return tokenizer->model == QR_MODEL_BPE && (tokenizer->byte_mode || !tokenizer->bpe.ignore_merges);
 }
 
 /* Puts the new words of the batch, from word `first` on, into the cache; not those that are long. */
@@ -235,7 +225,7 @@ static __attribute__((noinline)) void learn(qr_encoder *encoder, const word_batc
     }
     for (size_t i = 0; i < fresh_count; i++) {
         const qr_word_key *key = &batch->keys[fresh[i]];
-        size_t begin = begin_of(batch, fresh[i]), len = batch->ends[fresh[i]] - begin;
+        size_t begin = batch->begins[fresh[i]], len = batch->ends[fresh[i]] - begin;
         const uint8_t *word = batch->text + begin;
         int32_t whole = tokenizer->bpe.ignore_merges && len <= LONG_MAX
                             ? qr_token_table_find_key(&tokenizer->raw, key, word, len)
@@ -271,43 +261,87 @@ static inline size_t append_known(const qr_encoder *encoder, const word_batch *b
     return i;
 }
 
+static qr_status encode_batch(qr_encoder *encoder, word_batch *batch, qr_ids *ids, qr_error *err)
+{
+    qr_status status = QR_OK;
+    bool may_learn = can_learn(encoder->tokenizer);
+    make_keys(encoder, batch);
+    for (size_t i = 0; (i = append_known(encoder, batch, i, ids)) < batch->count && status == QR_OK; i++) {
+        const qr_word_key *key = &batch->keys[i];
+        if (may_learn && !is_known(encoder, key)) {
+            learn(encoder, batch, i);
+            may_learn = false;
+        }
+        status = encode_word(encoder, batch->text + batch->begins[i], batch->ends[i] - batch->begins[i], key,
+                             ids, err);
+    }
+    return status;
+}
+
+qr_status qr_encode_pieces(qr_encoder *encoder, const uint8_t *text, size_t len, const qr_piece *pieces,
+                           size_t count, qr_ids *ids, qr_error *err)
+{
+    word_batch batch;
+    batch.text = text;
+    batch.len = len;
+    qr_status status = QR_OK;
+    for (size_t at = 0; at < count && status == QR_OK; at += batch.count) {
+        batch.count = QR_MIN(count - at, (size_t)WORD_BATCH);
+        for (size_t i = 0; i < batch.count; i++) {
+            batch.begins[i] = pieces[at + i].begin;
+            batch.ends[i] = pieces[at + i].end;
+        }
+        status = encode_batch(encoder, &batch, ids, err);
+    }
+    return status;
+}
+
+/* The words of a batch follow one another from `at` on. */
+static size_t close_batch(word_batch *batch, size_t at)
+{
+    for (size_t i = 0; i < batch->count; at = batch->ends[i++])
+        batch->begins[i] = at;
+    return at;
+}
+
 qr_status qr_encode_scanned(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err)
 {
     word_batch batch;
+    batch.text = text;
+    batch.len = len;
     qr_status status = QR_OK;
-    for (size_t at = 0; at < len && status == QR_OK; at = batch.ends[batch.count - 1]) {
-        bool learned = false;
-        read_batch(encoder, text, at, len, &batch);
-        for (size_t i = 0; (i = append_known(encoder, &batch, i, ids)) < batch.count && status == QR_OK;
-             i++) {
-            const qr_word_key *key = &batch.keys[i];
-            size_t begin = begin_of(&batch, i);
-            if (!learned && !is_known(encoder, key)) {
-                learn(encoder, &batch, i);
-                learned = true;
-            }
-            status = encode_word(encoder, text + begin, batch.ends[i] - begin, key, ids, err);
-        }
+    for (size_t at = 0; at < len && status == QR_OK;) {
+        batch.count =
+            qr_scanner_batch(encoder->tokenizer->fast_scanner, text, at, len, batch.ends, WORD_BATCH);
+        at = close_batch(&batch, at);
+        status = encode_batch(encoder, &batch, ids, err);
     }
     return status;
+}
+
+static inline bool is_mark(const uint8_t *text, size_t at, size_t len)
+{
+    return at + 3 <= len && text[at] == 0xE2 && text[at + 1] == 0x96 && text[at + 2] == 0x81;
 }
 
 /* A SentencePiece-style BPE has no pre-tokenizer, but where no token holds the mark "▁" after another character,
  * no merge crosses such a border: cutting there changes nothing and makes words of a cacheable size. */
 qr_status qr_encode_marked(qr_encoder *encoder, const uint8_t *text, size_t len, qr_ids *ids, qr_error *err)
 {
-    size_t begin = 0;
+    word_batch batch;
+    batch.text = text;
+    batch.len = len;
     qr_status status = QR_OK;
-    while (begin < len && status == QR_OK) {
-        size_t end = begin;
-        while (end + 2 < len && memcmp(text + end, "\xE2\x96\x81", 3) == 0)
-            end += 3;
-        const uint8_t *mark = NULL;
-        if (end < len)
-            mark = memmem(text + end, len - end, "\xE2\x96\x81", 3);
-        end = mark != NULL ? (size_t)(mark - text) : len;
-        status = qr_encode_word(encoder, text + begin, end - begin, ids, err);
-        begin = end;
+    for (size_t at = 0; at < len && status == QR_OK;) {
+        size_t begin = at;
+        for (batch.count = 0; at < len && batch.count < WORD_BATCH; batch.ends[batch.count++] = at) {
+            while (is_mark(text, at, len))
+                at += 3;
+            while (at < len && !is_mark(text, at, len))
+                at++;
+        }
+        close_batch(&batch, begin);
+        status = encode_batch(encoder, &batch, ids, err);
     }
     return status;
 }
