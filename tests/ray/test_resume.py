@@ -18,7 +18,7 @@ from quire.ray import build_app
 GAP_MAX_S = 10.0
 # A token each 50 ms, drawn from a hash of what stands before it: a wrong resume shows in all that follows.
 OPTIONS = {**TINY_OPTIONS, "device": "sim:overhead=0.05"}
-CONFIG = {"model": TINY, "served_model_name": "tiny", "num_replicas": 2, "gpus_per_replica": 1, "cpus_per_replica": 0.5, "max_num_seqs": 16,
+CONFIG = {"model": TINY, "served_model_name": "tiny", "num_replicas": 2, "gpus_per_replica": 1, "cpus_per_replica": 0.5, "ingress_resources": {"node:__internal_head__": 0.01}, "max_num_seqs": 16,
           "server_options": OPTIONS}
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from cluster import GCS, Cluster
-from load import TINY, TINY_OPTIONS, URL, Load, completion
+from cluster import GCS, Cluster, run_app
+from load import OPTIONS, TINY, URL, Load, completion
 from ray import serve
 
 from quire.ray import build_app
+from quire.ray.direct import direct
 
 CONFIG = {"model": TINY, "served_model_name": "tiny", "num_replicas": 2, "gpus_per_replica": 0, "max_num_seqs": 16, "drain_timeout_s": 20.0}
 
@@ -22,7 +23,7 @@ CONFIG = {"model": TINY, "served_model_name": "tiny", "num_replicas": 2, "gpus_p
 def app():
     Cluster(head_cpus=8)
     ray.init(address=GCS, log_to_driver=False)
-    serve.run(build_app({**CONFIG, "server_options": TINY_OPTIONS}))
+    run_app(build_app({**CONFIG, "server_options": OPTIONS}))
     yield
     ray.shutdown()
 
@@ -77,9 +78,9 @@ def test_load_spreads_and_prompts_stay():
 
 def test_the_direct_path_holds_a_slot():
     async def run():
-        async with serve.get_deployment_handle("Engine", "default").choose_replica(prefix=[7]) as chosen:
-            native = chosen.replica_metadata["native"]
-            async with Load(streams=2, tokens=100, url=f"http://{native}") as load:
+        async with direct(serve.get_deployment_handle("Engine", "default"), session="s") as url:
+            assert url[len("http://"):] in [r["native"] for r in await replicas()]
+            async with Load(streams=2, tokens=100, url=url) as load:
                 await asyncio.sleep(0.5)
             report = load.report()
         assert report["failed"] == report["lost"] == report["repeated"] == 0
@@ -124,7 +125,7 @@ def test_new_version():
         before = await replicas()
         async with Load() as load:
             await asyncio.sleep(0.5)
-            options = {**TINY_OPTIONS, "max-model-len": 2048}
+            options = {**OPTIONS, "max-model-len": 2048}
             await asyncio.to_thread(serve.run, build_app({**CONFIG, "server_options": options}))
             await wait_for_replicas(2, 60, without=[r["native"] for r in before])
         report = load.report()
@@ -135,13 +136,13 @@ def test_new_version():
 
 def test_scaling_out_and_in():
     scaling = {"min_replicas": 1, "max_replicas": 3, "waiting_per_replica": 2, "upscale_delay_s": 0.5, "downscale_delay_s": 2}
-    config = {**CONFIG, "max_num_seqs": 4, "autoscaling": scaling, "server_options": TINY_OPTIONS}
+    config = {**CONFIG, "max_num_seqs": 4, "autoscaling": scaling, "server_options": OPTIONS}
 
     async def run():
         await asyncio.to_thread(serve.run, build_app(config))
         await wait_for_replicas(1, 60)
-        async with Load(streams=1, tokens=1500, pause=0) as trickle:
-            async with Load(streams=24, tokens=1500, pause=0) as load:
+        async with Load(streams=1, tokens=300, pause=0) as trickle:
+            async with Load(streams=24, tokens=300, pause=0) as load:
                 begin = time.monotonic()
                 await wait_for_replicas(3, 90)
                 print(f"1 -> 3 replicas in {time.monotonic() - begin:.1f} s")

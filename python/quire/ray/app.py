@@ -57,7 +57,7 @@ def ingress_deployment(config: AppConfig, name: str = "Ingress", kind: type[Ingr
     return deployment.options(
         name=name,
         num_replicas=config.ingress_replicas,
-        ray_actor_options={"num_cpus": config.ingress_cpus},
+        ray_actor_options={"num_cpus": config.ingress_cpus, "resources": dict(config.ingress_resources)},
         max_surge_percent=100,  # a redeployment without a moment in which none listens
         max_ongoing_requests=8192,
         health_check_period_s=config.health_check_period_s,

@@ -61,6 +61,7 @@ class AppConfig:
     max_surge_percent: int = 0  # replicas of a new version started before old ones stop: needs free devices
     ingress_replicas: int = 1
     ingress_cpus: float = 0.5
+    ingress_resources: Mapping[str, float] = field(default_factory=dict)  # to say where: {"node:__internal_head__": 0.01}
     routing: Routing = field(default_factory=Routing)
     health_check_period_s: float = settings.HEALTH_PERIOD_S
     health_check_timeout_s: float = settings.HEALTH_TIMEOUT_S
