@@ -170,6 +170,11 @@ function messageNode(message, index) {
   const mine = message.role === "user";
   const node = make("li", `message ${mine ? "user" : "assistant"}`);
   node.append(make("p", "who", mine ? "You" : "Model"));
+  const thought = make("details", "thought");
+  thought.hidden = !message.reasoning;
+  thought.open = message.content === "";
+  thought.append(make("summary", "", "Thought"), make("p", "", message.reasoning || ""));
+  node.append(thought);
   const text = make("div", "text");
   if (mine) text.textContent = message.content;
   else render(text, message.content);
@@ -297,12 +302,13 @@ async function receive(chat, reply, abort, onText) {
     const chunk = JSON.parse(data);
     if (chunk.error) throw new Error(chunk.error.message);
     const choice = chunk.choices[0];
-    const text = choice && choice.delta ? choice.delta.content : "";
-    if (text) {
+    const delta = (choice && choice.delta) || {};
+    if (delta.content || delta.reasoning) {
       last = performance.now();
       first = first || last;
       chunks++;
-      reply.content += text;
+      reply.content += delta.content || "";
+      reply.reasoning = (reply.reasoning || "") + (delta.reasoning || "");
     }
     if (choice && choice.finish_reason) reply.stats.finish = choice.finish_reason;
     reply.stats.tokens = chunk.usage ? chunk.usage.completion_tokens : Math.max(reply.stats.tokens, chunks);
@@ -333,6 +339,9 @@ async function ask() {
     if (current !== chat) return;
     const log = $("log"), stuck = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
     const text = $("messages").lastElementChild.querySelector(".text");
+    const thought = $("messages").lastElementChild.querySelector(".thought");
+    thought.hidden = !reply.reasoning;
+    thought.lastElementChild.textContent = reply.reasoning || "";
     render(text, reply.content);
     text.classList.toggle("busy", running !== null && running.chat === chat);
     $("messages").lastElementChild.querySelector(".rate").textContent = rateText(reply.stats);
@@ -358,7 +367,7 @@ async function ask() {
       say(reply.error);
     }
   }
-  if (reply.content === "" && !reply.error && reply.stats.finish === "stopped") chat.messages = chat.messages.filter((m) => m !== reply);
+  if (reply.content === "" && !reply.reasoning && !reply.error && reply.stats.finish === "stopped") chat.messages = chat.messages.filter((m) => m !== reply);
   setRunning(null);
   saveChats();
   show();

@@ -64,6 +64,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     static const char *const styles[] = {"none", "hermes", "llama3_json", "pythonic", "mistral", "harmony"};
     static const char *const choices[] = {"auto", "none", "required", "named"};
     static const char *const names[] = {"f", "get_weather"};
+    static const char tools[] =
+        "[{\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{\"n\":{\"type\":"
+        "\"number\"},\"l\":{\"type\":\"array\"},\"b\":{\"type\":\"boolean\"}}}}}]";
     if (bytes < 2)
         return 0;
     qr_output_parser_options options;
@@ -77,6 +80,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     options.tool_names = names;
     options.tool_name_count = data[1] & 8 ? 2 : 0;
     options.memory_bytes_max = 300;
+    if (data[1] & 16) {
+        options.tools = "qwen3_coder";
+        options.tools_json = tools;
+        options.tools_json_bytes = sizeof(tools) - 1;
+    }
     outcome whole = {.kind = -1}, cut = {.kind = -1};
     const char *text = (const char *)data + 2;
     bool ok = parse(&options, text, bytes - 2, true, 0, &whole);
