@@ -2,7 +2,8 @@
  * the best of cuBLASLt's heuristics in the same run.
  *   gemm_bench check            against sums in double at odd shapes; bits at M = 1, 8, 64, 65, 256 and 8192
  *   gemm_bench time [M...]      each shape, and a layer's four products in a row
- *   gemm_bench cuts M           every cut of the kernel at M
+ *   gemm_bench cuts M...        every cut of the kernel at M
+ *   gemm_bench rows M           a layer's products in a row, all subsets
  * Ends with 1 when a check fails. */
 #include <algorithm>
 #include <cmath>
@@ -234,27 +235,27 @@ static void check_bits(const shape &s)
     cudaFree(some);
 }
 
-static void each_cut(const cuda_gemm_job &job, int sm_count,
-                     const std::function<void(const cuda_gemm_plan &)> &use)
+static cuda_gemm_chip chip;
+
+typedef std::function<void(const cuda_gemm_plan &)> plan_user;
+
+static void each_plan(const cuda_gemm_job &job, const plan_user &use)
 {
-    cuda_gemm_plan plan;
-    for (int split = 0; split <= CUDA_SPLIT_CLUSTER; split++)
-        for (int blocks = 1; blocks <= 2; blocks++)
-            for (int tokens = 8; tokens <= 128; tokens *= 2)
-                for (int rows = 8; rows <= 64; rows += 8)
-                    if (cuda_gemm_cut(&job, sm_count, static_cast<cuda_gemm_split>(split), blocks, tokens,
-                                      rows, &plan))
-                        use(plan);
+    cuda_gemm_each_plan(
+        &job, &chip,
+        [](void *context, const cuda_gemm_plan *plan) { (*static_cast<const plan_user *>(context))(*plan); },
+        const_cast<plan_user *>(&use));
 }
 
-static void name_cut(const cuda_gemm_plan &p, char (&out)[96])
+static void name_plan(const cuda_gemm_plan &p, char (&out)[96])
 {
-    static const char *const splits[] = {"whole", "inside", "cluster"};
-    snprintf(out, sizeof(out), "%s %dx%d rows %d x%d, %d stages of %d KB, grid %d", splits[p.split], p.blocks,
-             p.tokens, p.rows, p.depth, p.stages, p.depth * p.atom_bytes / 1024, p.grid);
+    static const char *const splits[] = {"whole", "inside", "cluster", "turns"};
+    snprintf(out, sizeof(out), "%s %d x %d rows %d peers %d %d, %d stages of %d x %d KB, grid %d",
+             splits[p.cut.split], p.cut.groups, p.cut.tokens, p.cut.rows, p.cut.row_peers, p.cut.token_peers,
+             p.stages, p.depth, p.atom_bytes / 1024, p.grid);
 }
 
-static int check(int sm_count)
+static int check(void)
 {
     const shape odd[] = {
         {"", {64}, 1, 64, CUDA_GEMM_F32},
@@ -277,22 +278,23 @@ static int check(int sm_count)
         for (int m : {1, 37, 129, 1000})
             check_shape(s, s.out == CUDA_GEMM_F32 && m > 512 ? 512 : m, m == 37, cuda_gemm, "");
     const shape cut_shapes[] = {{"", {1000}, 1, 1088, CUDA_GEMM_BF16},
-                                {"", {4360, 100, 200}, 3, 448, CUDA_GEMM_BF16},
+                                {"", {4360, 104, 200}, 3, 448, CUDA_GEMM_BF16},
                                 {"", {2200, 2200}, 2, 576, CUDA_GEMM_SWIGLU}};
-    for (const shape &s : cut_shapes) {
-        cuda_gemm_job job = job_of(s, NULL, NULL, NULL, 150, NULL);
-        each_cut(job, sm_count, [&](const cuda_gemm_plan &plan) {
-            char name[96];
-            name_cut(plan, name);
-            if (plan.rows % 24 == 0 || plan.rows == 64)
-                check_shape(
-                    s, 150, true,
-                    [&](cudaStream_t stream, const cuda_gemm_job *j) {
-                        return cuda_gemm_wgmma(stream, j, &plan);
-                    },
-                    name);
-        });
-    }
+    for (const shape &s : cut_shapes)
+        for (int m : {20, 150, 600}) {
+            cuda_gemm_job job = job_of(s, NULL, NULL, NULL, m, NULL);
+            each_plan(job, [&](const cuda_gemm_plan &plan) {
+                char name[96];
+                name_plan(plan, name);
+                if (plan.cut.rows % 48 == 0 || plan.cut.rows % 64 == 0)
+                    check_shape(
+                        s, m, true,
+                        [&](cudaStream_t stream, const cuda_gemm_job *j) {
+                            return cuda_gemm_wgmma(stream, j, &plan);
+                        },
+                        name);
+            });
+        }
     for (const shape &s : model)
         check_bits(s);
     printf("%d failed\n", failures);
@@ -404,19 +406,41 @@ static best_choice time_cublaslt(cuda_cublaslt *library, const bench_memory &mem
     return best;
 }
 
-/* Sixteen layers' four products in a row, as a step runs them. */
-static double time_layers(const bench_memory &memory, int m,
-                          const std::function<void(int, const cuda_gemm_job &)> &run)
+/* Stands for the kernel that makes a product's input in a model: the input is in L2, or on its way to memory, when the
+ * product begins. */
+__global__ static void touch(bf16 *x, int count, uint32_t seed)
+{
+    pdl_wait();
+    pdl_release();
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < count / 2; i += gridDim.x * 256) {
+        uint32_t v = (i + seed) * 2654435761u;
+        reinterpret_cast<uint32_t *>(x)[i] = ((v & 0x807f807fu) | 0x3f003f00u) ^ (v >> 9 & 0x00800080u);
+    }
+}
+
+typedef std::function<void(int, const cuda_gemm_job &)> layer_runner;
+
+/* Sixteen layers' products in a row, as a step runs them; which: bits of those that take part. */
+static double time_layers(const bench_memory &memory, int m, int which, bool fresh, const layer_runner &run)
 {
     const int layers = m >= 2048 ? 2 : 16;
     return time_graph(1,
                       [&](int) {
                           for (int turn = 0; turn < layers; turn++)
-                              for (int i = 0; i < 4; i++)
+                              for (int i = 0; i < 4; i++) {
+                                  if ((which >> i & 1) == 0)
+                                      continue;
+                                  if (fresh)
+                                      must(cuda_launch(touch, dim3(132), dim3(256), 0, stream, memory.x,
+                                                       m * model[i].k, turn * 4 + i),
+                                           "touch");
                                   run(i, turn_of(memory, i, turn, m));
+                              }
                       }) /
            layers;
 }
+
+static void run_ours(int, const cuda_gemm_job &job) { must(cuda_gemm(stream, &job), "launch"); }
 
 static void time_at(cuda_cublaslt *library, const bench_memory &memory, int m)
 {
@@ -435,54 +459,70 @@ static void time_at(cuda_cublaslt *library, const bench_memory &memory, int m)
         double bytes = rows_of(s) * s.k * 2, flops = 2.0 * m * rows_of(s) * s.k;
         char name[96];
         cuda_gemm_job job = turn_of(memory, i, 0, m);
-        name_cut(cuda_gemm_choose(&job, 132), name);
+        name_plan(cuda_gemm_choose(&job, &chip), name);
         printf("M %5d %-19s %8.1f us %5.2f TB/s %4.0f TFLOP/s   cuBLASLt %8.1f us, %5.3f of it   %s\n", m,
                s.name, us, bytes / us / 1e6, flops / us / 1e6, choices[i].us,
                choices[i].us > 0 ? us / choices[i].us : 0, name);
         sum[0] += i < 4 ? us : 0;
         sum[1] += i < 4 ? choices[i].us : 0;
     }
-    double ours = time_layers(
-        memory, m, [&](int, const cuda_gemm_job &job) { must(cuda_gemm(stream, &job), "launch"); });
-    double theirs = 0;
-    if (library != NULL)
-        theirs = time_layers(memory, m, [&](int i, const cuda_gemm_job &job) {
-            cuda_gemm_job one = merged(job);
+    layer_runner theirs = [&](int i, const cuda_gemm_job &job) {
+        cuda_gemm_job one = merged(job);
+        if (library != NULL)
             cuda_cublaslt_run(choices[i].product, choices[i].choice, stream, &one);
-        });
-    printf("M %5d layer in a row       %8.1f us (sum %.1f)   cuBLASLt %8.1f us (sum %.1f), %5.3f of it\n", m,
-           ours, sum[0], theirs, sum[1], theirs > 0 ? ours / theirs : 0);
+    };
+    for (int fresh = 0; fresh < 2; fresh++) {
+        double a = time_layers(memory, m, 15, fresh != 0, run_ours);
+        double b = library != NULL ? time_layers(memory, m, 15, fresh != 0, theirs) : 0;
+        printf("M %5d layer in a row%s %8.1f us (sum %.1f)   cuBLASLt %8.1f us (sum %.1f), %5.3f of it\n", m,
+               fresh ? ", x made before each" : "", a, sum[0], b, sum[1], b > 0 ? a / b : 0);
+    }
     fflush(stdout);
     for (int i = 0; i < 5; i++)
         cuda_cublaslt_free(choices[i].product);
 }
 
-static void time_cuts(const bench_memory &memory, int sm_count, int m, int only)
+static void time_cuts(const bench_memory &memory, int m, int only)
 {
     for (int i = 0; i < 5; i++) {
         if (only >= 0 && i != only)
             continue;
         cuda_gemm_job job = turn_of(memory, i, 0, m);
         std::vector<std::pair<double, cuda_gemm_plan>> found;
-        each_cut(job, sm_count, [&](const cuda_gemm_plan &plan) {
-            if (plan.tokens > 8 && plan.tokens >= 2 * m)
+        each_plan(job, [&](const cuda_gemm_plan &plan) {
+            if (m > 256 && plan.cut.rows % 64 != 0)
                 return;
-            if (plan.token_tiles > 1 && plan.tokens < 64)
-                return;
-            double us = time_graph(m >= 2048 ? 3 : 12, [&](int turn) {
+            double us = time_graph(m >= 2048 ? 3 : 8, [&](int turn) {
                 cuda_gemm_job j = turn_of(memory, i, turn, m);
                 must(cuda_gemm_wgmma(stream, &j, &plan), "launch");
             });
             found.push_back({us, plan});
         });
         std::sort(found.begin(), found.end(), [](const auto &a, const auto &b) { return a.first < b.first; });
-        for (size_t j = 0; j < found.size() && j < 7; j++) {
+        for (size_t j = 0; j < found.size() && j < 5; j++) {
             char name[96];
-            name_cut(found[j].second, name);
-            printf("M %5d %-19s %8.1f us  %s\n", m, model[i].name, found[j].first, name);
+            name_plan(found[j].second, name);
+            printf("M %d %s %.1f us %s\n", m, model[i].name, found[j].first, name);
         }
+        cuda_gemm_plan plan = cuda_gemm_choose(&job, &chip);
+        char name[96];
+        name_plan(plan, name);
+        for (size_t j = 0; j < found.size(); j++)
+            if (memcmp(&found[j].second.cut, &plan.cut, sizeof(plan.cut)) == 0)
+                printf("M %d %s CHOSEN %zu of %zu, %.1f us %s\n", m, model[i].name, j + 1, found.size(),
+                       found[j].first, name);
         fflush(stdout);
     }
+}
+
+/* Which neighbours in a row cost more than alone. */
+static void time_rows(const bench_memory &memory, int m)
+{
+    for (int fresh = 0; fresh < 2; fresh++)
+        for (int which = 1; which < 16; which++)
+            printf("M %d products %s%s%s%s%s: %.1f us\n", m, which & 1 ? "qkv " : "", which & 2 ? "o " : "",
+                   which & 4 ? "gate/up " : "", which & 8 ? "down " : "", fresh ? "fresh" : "",
+                   time_layers(memory, m, which, fresh != 0, run_ours));
 }
 
 int main(int argc, char **argv)
@@ -490,13 +530,21 @@ int main(int argc, char **argv)
     int sm_count = 0;
     must(cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, 0), "device");
     must(cuda_gemm_init(NULL, sm_count), "init");
+    chip.clusters[0] = sm_count;
+    must(cuda_gemm_wgmma_init(&chip), "init");
     must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
     if (argc > 1 && strcmp(argv[1], "check") == 0)
-        return check(sm_count);
+        return check();
+    printf("clusters of 1, 2, 4, 8 at once: %d %d %d %d\n", chip.clusters[0], chip.clusters[1],
+           chip.clusters[2], chip.clusters[3]);
     bench_memory memory = memory_of(8192);
     if (argc > 2 && strcmp(argv[1], "cuts") == 0) {
         for (int i = 2; i < argc; i++)
-            time_cuts(memory, sm_count, atoi(argv[i]), -1);
+            time_cuts(memory, atoi(argv[i]), -1);
+        return 0;
+    }
+    if (argc > 2 && strcmp(argv[1], "rows") == 0) {
+        time_rows(memory, atoi(argv[2]));
         return 0;
     }
     cuda_cublaslt *library = cuda_cublaslt_open(take(CUDA_CUBLASLT_WORKSPACE));

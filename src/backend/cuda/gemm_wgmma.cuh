@@ -10,9 +10,9 @@ extern "C" {
 
 /* Any shape (gemm_any.cu): slow. */
 cudaError_t cuda_gemm_any(cudaStream_t stream, const cuda_gemm_job *job);
-/* Whether the shape is one that the copy engine can read: K and the rows of x in whole 16-byte pieces. */
+/* Whether the copy engine can read the operands: K in whole atoms of 64, addresses and rows in whole 16 bytes. */
 bool cuda_gemm_wgmma_fits(const cuda_gemm_job *job);
-cudaError_t cuda_gemm_wgmma_init(void);
+cudaError_t cuda_gemm_wgmma_init(cuda_gemm_chip *chip);
 cudaError_t cuda_gemm_wgmma(cudaStream_t stream, const cuda_gemm_job *job, const cuda_gemm_plan *plan);
 
 #ifdef __cplusplus

@@ -56,18 +56,28 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
     }
 }
 
-/* As barrier_wait, for arrivals by another block of the cluster. */
-__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity)
+__device__ __forceinline__ float4 shared_load4(uint32_t at)
 {
-    uint32_t done;
-    do {
-        asm volatile("{\n.reg .pred p;\n"
-                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.b32 %0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(barrier), "r"(parity)
-                     : "memory");
-    } while (done == 0);
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(at)
+                 : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void shared_store4(uint32_t at, float4 v)
+{
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
+}
+
+/* One lane of the warp; the compiler knows that it is alone. */
+__device__ __forceinline__ bool elect_one()
+{
+    uint32_t one;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(one));
+    return one != 0;
 }
 
 /* ---- Clusters ---- */
@@ -79,9 +89,10 @@ __device__ __forceinline__ uint32_t cluster_rank()
     return rank;
 }
 
+/* Orders barriers that were just made (barrier_init_fence), not data. */
 __device__ __forceinline__ void cluster_sync()
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 }
 
@@ -93,16 +104,21 @@ __device__ __forceinline__ uint32_t peer_address(uint32_t at, uint32_t rank)
     return there;
 }
 
+/* Orders what this thread has read before it, not what it has written: a release for the whole cluster costs a
+ * memory barrier of a microsecond. */
 __device__ __forceinline__ void peer_arrive(uint32_t barrier)
 {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-__device__ __forceinline__ void peer_store(uint32_t at, float4 v)
+/* Counted in bytes by a barrier of the same block. */
+__device__ __forceinline__ void peer_store(uint32_t at, float4 v, uint32_t barrier)
 {
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z),
-                 "f"(v.w)
-                 : "memory");
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            at),
+        "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+        : "memory");
 }
 
 /* ---- The copy engine ---- */
@@ -146,6 +162,25 @@ __device__ __forceinline__ void tile_multicast(uint32_t to, const CUtensorMap *m
         : "memory");
 }
 
+/* Rows of two matrices in turns of 8: [atom][rows / 16][2][8][64], from the 16 rows `sixteen` on. */
+__device__ __forceinline__ void woven_load(uint32_t to, const CUtensorMap *map, int sixteen, int atom,
+                                           uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1, {%3, %3, %3, %4, %5}], [%2], %6;" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(0), "r"(sixteen), "r"(atom), "l"(policy)
+                 : "memory");
+}
+__device__ __forceinline__ void woven_multicast(uint32_t to, const CUtensorMap *map, int sixteen, int atom,
+                                                uint32_t barrier, uint16_t mask, uint64_t policy)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+        ".L2::cache_hint [%0], [%1, {%3, %3, %3, %4, %5}], [%2], %6, %7;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(0), "r"(sixteen), "r"(atom), "h"(mask), "l"(policy)
+        : "memory");
+}
+
 /* ---- Products of four warps: D[64][N] += A[64][16] B[N][16]^T ---- */
 
 template <int Regs> __device__ __forceinline__ void registers_raise()
@@ -157,10 +192,12 @@ template <int Regs> __device__ __forceinline__ void registers_lower()
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Regs));
 }
 
-/* What a product reads: rows at `address`, groups of 8 rows 1024 bytes apart. + 2 is 16 numbers further along k. */
-__device__ __forceinline__ uint64_t operand_at(uint32_t address)
+/* What a product reads: rows at an address, groups of 8 rows 1024 bytes apart. The low word alone changes: + 2 in it is
+ * 16 numbers further along k, + 8 a row of 128 bytes. */
+__device__ __forceinline__ uint32_t operand_low(uint32_t address) { return (address >> 4) | (1u << 16); }
+__device__ __forceinline__ uint64_t operand_of(uint32_t low)
 {
-    return ((address & 0x3ffffu) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+    return static_cast<uint64_t>(1u << 30 | 64u) << 32 | low;
 }
 
 __device__ __forceinline__ void product_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -234,6 +271,32 @@ template <> __device__ __forceinline__ void product_step<128>(float (&d)[64], ui
                    "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
                    "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
                    "+f"(d[63])
+                 : "l"(a), "l"(b));
+}
+template <> __device__ __forceinline__ void product_step<192>(float (&d)[96], uint64_t a, uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+                 "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
+                 "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
+                 "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, "
+                 "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "
+                 "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, %96, %97, 1, 1, 1, 0, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+                   "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+                   "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+                   "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+                   "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
+                   "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
+                   "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
+                   "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+                   "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
+                   "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]),
+                   "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]),
+                   "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]),
+                   "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]),
+                   "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
                  : "l"(a), "l"(b));
 }
 template <> __device__ __forceinline__ void product_step<256>(float (&d)[128], uint64_t a, uint64_t b)
