@@ -19,6 +19,7 @@ typedef struct code_range {
 } code_range;
 
 struct qr_pattern {
+    char *expression; /* as it was given */
     pcre2_code *code;
     QR_VEC(code_range) named;             /* characters above ASCII that the expression mentions */
     uint32_t stand_in[QR_GC_COUNT][2][5]; /* by category, Han, length; 0: none */
@@ -521,6 +522,7 @@ qr_status qr_pattern_new(qr_str expression, qr_pattern **out, qr_error *err)
     if (expression.len == 0 || expression.len > EXPRESSION_MAX)
         return qr_fail(err, QR_UNSUPPORTED, "expression of %zu bytes", expression.len);
     translator t = {.in = expression, .pattern = qr_calloc(1, sizeof(qr_pattern))};
+    t.pattern->expression = qr_strndup(expression.data, expression.len);
     while (t.at < t.in.len && t.problem == NULL)
         translate_one(&t);
     qr_status status;
@@ -543,8 +545,11 @@ void qr_pattern_free(qr_pattern *pattern)
         return;
     pcre2_code_free(pattern->code);
     QR_VEC_RELEASE(&pattern->named);
+    qr_free(pattern->expression);
     qr_free(pattern);
 }
+
+const char *qr_pattern_expression(const qr_pattern *pattern) { return pattern->expression; }
 
 qr_match_data *qr_match_data_new(void)
 {

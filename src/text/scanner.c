@@ -8,17 +8,19 @@
 #include "text/unicode.h"
 
 enum {
-    K_L = 1,      /* \p{L} */
-    K_N = 2,      /* \p{N} */
-    K_S = 4,      /* \s */
-    K_M = 8,      /* \p{M} */
-    K_EOL = 16,   /* \r \n */
-    K_UP = 32,    /* \p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M} */
-    K_LOW = 64,   /* \p{Ll}\p{Lm}\p{Lo}\p{M} */
-    K_DIGIT = 128 /* char::is_numeric */
+    K_L = 1,       /* \p{L} */
+    K_N = 2,       /* \p{N} */
+    K_S = 4,       /* \s */
+    K_M = 8,       /* \p{M} */
+    K_EOL = 16,    /* \r \n */
+    K_UP = 32,     /* \p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M} */
+    K_LOW = 64,    /* \p{Ll}\p{Lm}\p{Lo}\p{M} */
+    K_DIGIT = 128, /* char::is_numeric */
+    K_PS = 256,    /* \p{P}\p{S} */
+    K_END = 512    /* not a character: where a piece ends */
 };
 
-static const uint8_t general_kind[QR_GC_COUNT] = {
+static const uint16_t general_kind[QR_GC_COUNT] = {
     [QR_GC_LU] = K_L | K_UP,
     [QR_GC_LL] = K_L | K_LOW,
     [QR_GC_LT] = K_L | K_UP,
@@ -30,23 +32,48 @@ static const uint8_t general_kind[QR_GC_COUNT] = {
     [QR_GC_ND] = K_N,
     [QR_GC_NL] = K_N,
     [QR_GC_NO] = K_N,
+    [QR_GC_PC] = K_PS,
+    [QR_GC_PD] = K_PS,
+    [QR_GC_PS] = K_PS,
+    [QR_GC_PE] = K_PS,
+    [QR_GC_PI] = K_PS,
+    [QR_GC_PF] = K_PS,
+    [QR_GC_PO] = K_PS,
+    [QR_GC_SM] = K_PS,
+    [QR_GC_SC] = K_PS,
+    [QR_GC_SK] = K_PS,
+    [QR_GC_SO] = K_PS,
 };
 
 #define UP4(x)  x, x, x, x
 #define UP26(x) UP4(x), UP4(x), UP4(x), UP4(x), UP4(x), UP4(x), x, x
-static const uint8_t ascii_kind[128] = {
+static const uint16_t ascii_kind[128] = {
     ['\t'] = K_S,
     ['\n'] = K_S | K_EOL,
     ['\v'] = K_S,
     ['\f'] = K_S,
     ['\r'] = K_S | K_EOL,
     [' '] = K_S,
+    ['!'] = UP4(K_PS),
+    UP4(K_PS),
+    UP4(K_PS),
+    K_PS,
+    K_PS,
+    K_PS,
     ['0'] = UP4(K_N | K_DIGIT),
     UP4(K_N | K_DIGIT),
     K_N | K_DIGIT,
     K_N | K_DIGIT,
+    [':'] = UP4(K_PS),
+    K_PS,
+    K_PS,
+    K_PS,
     ['A'] = UP26(K_L | K_UP),
+    ['['] = UP4(K_PS),
+    K_PS,
+    K_PS,
     ['a'] = UP26(K_L | K_LOW),
+    ['{'] = UP4(K_PS),
 };
 
 static unsigned wide_kind(const uint8_t *text, size_t *len)
@@ -295,6 +322,94 @@ static size_t scan_o200k(const uint8_t *text, size_t from, size_t end, bool cont
     return stop > from ? stop : scan_space(text, from, end);
 }
 
+/* ---- DeepSeek V3: digits, then Chinese and Japanese, then the words of what is left ---- */
+
+const char *const qr_deepseek3_expressions[QR_DEEPSEEK3_STEPS] = {
+    "\\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"};
+
+/* The text that a word is looked for in: a piece ends at a digit, and where the second step's class begins or ends. */
+typedef struct deepseek3 {
+    const uint8_t *text;
+    size_t end;
+    bool asian;
+} deepseek3;
+
+static bool is_asian(const uint8_t *text)
+{
+    uint32_t c;
+    if (text[0] < 0xE3 || text[0] > 0xE9)
+        return false;
+    qr_unicode_next(text, &c);
+    return (c >= 0x4E00 && c <= 0x9FA5) || (c >= 0x3040 && c <= 0x30FF);
+}
+
+static inline unsigned piece_kind(const deepseek3 *in, size_t at, size_t *len)
+{
+    *len = 0;
+    if (at >= in->end || is_asian(in->text + at) != in->asian)
+        return K_END;
+    unsigned kind = kind_at(in->text + at, len);
+    return kind & K_N ? K_END : kind;
+}
+
+static inline size_t piece_run(const deepseek3 *in, size_t at, unsigned any)
+{
+    size_t len;
+    while (piece_kind(in, at, &len) & any)
+        at += len;
+    return at;
+}
+
+/* White space begins at from. */
+static size_t deepseek3_space(const deepseek3 *in, size_t from)
+{
+    size_t at = from, line_end = 0, len;
+    unsigned kind;
+    while ((kind = piece_kind(in, at, &len)) & K_S) {
+        at += len;
+        if (kind & K_EOL)
+            line_end = at;
+    }
+    if (line_end != 0)
+        return line_end;
+    return kind & K_END ? at : space_end(in->text, from, at, in->end);
+}
+
+static size_t scan_deepseek3(const uint8_t *text, size_t from, size_t end)
+{
+    deepseek3 in = {text, end, is_asian(text + from)};
+    size_t len, next_len;
+    unsigned kind = kind_at(text + from, &len);
+    if (kind & K_N)
+        return scan_digits(text, from, end, 3);
+    unsigned next = piece_kind(&in, from + len, &next_len);
+    bool is_letter = next_len == 1 && (next & K_L);
+    if (text[from] < 0x80 && (kind & K_PS) && is_letter) {
+        size_t at = from + 1;
+        while (at < end && text[at] < 0x80 && (ascii_kind[text[at]] & K_L))
+            at++;
+        return at;
+    }
+    if ((kind & (K_L | K_M)) || ((kind & (K_EOL | K_PS)) == 0 && (next & (K_L | K_M))))
+        return piece_run(&in, from + len, K_L | K_M);
+    if ((kind & K_PS) || (text[from] == ' ' && (next & K_PS))) {
+        size_t at = piece_run(&in, from + len, K_PS);
+        return piece_run(&in, at, K_EOL);
+    }
+    if (kind & K_S)
+        return deepseek3_space(&in, from);
+    /* What nothing matches, up to where something does. */
+    size_t at = from;
+    do {
+        at += len;
+        kind = piece_kind(&in, at, &len);
+        next = piece_kind(&in, at + len, &next_len);
+    } while ((kind & (K_L | K_M | K_PS | K_S | K_END)) == 0 && (next & (K_L | K_M)) == 0);
+    return at;
+}
+
 static const struct scanner_row {
     qr_scanner_kind kind;
     const char *expression;
@@ -341,7 +456,9 @@ size_t qr_scanner_next(qr_scanner_kind kind, const uint8_t *text, size_t from, s
     case QR_SCAN_CL100K_3: return scan_cl100k(text, from, len, 3);
     case QR_SCAN_O200K: return scan_o200k(text, from, len, true, 3);
     case QR_SCAN_NEMO: return scan_o200k(text, from, len, false, 1);
-    case QR_SCAN_NONE: break;
+    case QR_SCAN_DEEPSEEK3: return scan_deepseek3(text, from, len);
+    case QR_SCAN_NONE:
+    case QR_SCAN_COUNT: break;
     }
     return len;
 }

@@ -18,10 +18,16 @@ typedef enum qr_scanner_kind {
     QR_SCAN_CL100K_1,
     QR_SCAN_CL100K_3,
     QR_SCAN_O200K,
-    QR_SCAN_NEMO
+    QR_SCAN_NEMO,
+    QR_SCAN_DEEPSEEK3,
+    QR_SCAN_COUNT
 } qr_scanner_kind;
 
 enum { QR_SCANNER_BATCH_MIN = 64 };
+
+/* QR_SCAN_DEEPSEEK3 is these three, one on the pieces of the other. */
+enum { QR_DEEPSEEK3_STEPS = 3 };
+extern const char *const qr_deepseek3_expressions[QR_DEEPSEEK3_STEPS];
 
 /* Which scanner does what this expression says, or QR_SCAN_NONE. */
 qr_scanner_kind qr_scanner_of(qr_str expression);

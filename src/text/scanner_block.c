@@ -12,7 +12,7 @@
 
 /* A mask for each class of scanner.c, of the first `count` bytes. */
 typedef struct block {
-    uint64_t letters, upper, digits, space, white, eol, quote, slash, other;
+    uint64_t letters, upper, digits, space, white, eol, quote, slash, other, graph;
     unsigned count; /* known bytes: up to 64, to the first one that is not ASCII */
 } block;
 
@@ -44,6 +44,7 @@ static inline block classify(const uint8_t *text, unsigned known)
         out.eol |= mask_of(_mm_or_si128(equal(bytes, '\n'), equal(bytes, '\r'))) << i;
         out.quote |= mask_of(equal(bytes, '\'')) << i;
         out.slash |= mask_of(equal(bytes, '/')) << i;
+        out.graph |= mask_of(in_range(bytes, '!', '~')) << i;
     }
     out.count = known;
     if (wide != 0 && (unsigned)__builtin_ctzll(wide) < known)
@@ -110,6 +111,18 @@ static inline uint64_t starts_gpt2(const block *b, uint64_t others, bool single_
     return (first_of(b->letters) & ~joined) | digits | others | first_of(b->white) | (b->white & ~next);
 }
 
+/* Not `other` but punctuation and symbols alone; control characters, which nothing matches but before letters, are
+ * a class of their own, and a digit is an end like the text's. */
+static inline uint64_t starts_deepseek3(const block *b)
+{
+    uint64_t marks = b->other & b->graph, control = b->other & ~b->graph;
+    uint64_t taken = reached(b->eol & marks << 1, b->eol), blank = b->white & ~b->eol;
+    uint64_t words = first_of(marks) & ~(b->space << 1);
+    return (first_of(b->letters) & ~((words | blank | control) << 1)) | triples(b->digits) | words |
+           first_of(control) | (control & b->letters >> 1) |
+           white_starts(b->white & ~taken, b->eol & ~taken, b->white | b->digits);
+}
+
 typedef enum quote_rule { QUOTE_NONE, QUOTE_EXACT, QUOTE_FOLDED, QUOTE_SUFFIX } quote_rule;
 
 /* Corrects *starts for 's 't 're and so on at the places of `quotes`, where they would count; returns how many of
@@ -157,9 +170,14 @@ static inline uint64_t block_starts(qr_scanner_kind kind, const uint8_t *text, b
     case QR_SCAN_NEMO:
         starts = starts_cl100k(b, others, 1) | (b->upper & (b->letters & ~b->upper) << 1);
         break;
-    case QR_SCAN_NONE: break;
+    case QR_SCAN_DEEPSEEK3:
+        open |= b->other & ~b->graph;
+        starts = starts_deepseek3(b);
+        break;
+    case QR_SCAN_NONE:
+    case QR_SCAN_COUNT: break;
     }
-    /* What follows blanks at the end decides about them. */
+    /* What follows blanks (and control characters) at the end decides about them. */
     uint64_t closed = ~open & below(b->count);
     unsigned decided = closed == 0 ? 0 : 64 - (unsigned)__builtin_clzll(closed);
     return starts & below(QR_MIN(decided, sure)) & ~UINT64_C(1);

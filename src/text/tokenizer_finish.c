@@ -5,6 +5,19 @@ enum { QR_DECODED_BYTES_MAX = 1 << 20 }; /* of one token */
 
 static const char mark_text[] = "\xE2\x96\x81";
 
+static bool is_deepseek3(const qr_pretokenizer_step *steps, size_t count)
+{
+    if (count != QR_DEEPSEEK3_STEPS + 1 || steps[count - 1].scanner != QR_SCAN_NONE ||
+        steps[count - 1].add_prefix_space)
+        return false;
+    for (size_t i = 0; i < QR_DEEPSEEK3_STEPS; i++)
+        if (steps[i].kind != QR_PRE_SPLIT || steps[i].pattern == NULL || steps[i].invert ||
+            steps[i].behavior != QR_SPLIT_ISOLATED ||
+            strcmp(qr_pattern_expression(steps[i].pattern), qr_deepseek3_expressions[i]) != 0)
+            return false;
+    return true;
+}
+
 /* Which scanner is the whole pre-tokenizer of a byte-mode BPE, if any. */
 static void find_fast_scanner(qr_tokenizer *tokenizer)
 {
@@ -25,6 +38,8 @@ static void find_fast_scanner(qr_tokenizer *tokenizer)
     } else if (count == 2 && steps[0].kind == QR_PRE_DIGITS && steps[0].split &&
                last->scanner == QR_SCAN_GPT2 && !last->add_prefix_space) {
         tokenizer->fast_scanner = QR_SCAN_SMOLLM;
+    } else if (is_deepseek3(steps, count)) {
+        tokenizer->fast_scanner = QR_SCAN_DEEPSEEK3;
     }
 }
 

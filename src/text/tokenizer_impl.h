@@ -88,6 +88,7 @@ typedef struct qr_pattern qr_pattern;
 /* expression: Oniguruma's (Ruby) syntax as tokenizer.json holds it. Errors: QR_UNSUPPORTED. */
 qr_status qr_pattern_new(qr_str expression, qr_pattern **out, qr_error *err);
 void qr_pattern_free(qr_pattern *pattern);
+const char *qr_pattern_expression(const qr_pattern *pattern); /* as it was given */
 
 typedef struct qr_match_data qr_match_data; /* per encoder */
 qr_match_data *qr_match_data_new(void);

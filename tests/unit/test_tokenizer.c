@@ -479,12 +479,12 @@ static void scanners_say_what_their_expressions_say(void **state)
     (void)state;
     qr_match_data *match = qr_match_data_new();
     qr_buf text = {0};
-    for (qr_scanner_kind kind = QR_SCAN_GPT2; kind <= QR_SCAN_NEMO; kind++) {
+    for (qr_scanner_kind kind = QR_SCAN_GPT2; kind < QR_SCAN_COUNT; kind++) {
         const char *expression = qr_scanner_expression(kind);
         qr_pattern *pattern = NULL;
         uint64_t rng = 42 + (uint64_t)kind;
         if (expression == NULL)
-            continue; /* smollm is two steps: the golden files hold it */
+            continue; /* smollm and deepseek3 are several steps */
         assert_int_equal(qr_scanner_of(qr_str_of(expression)), kind);
         assert_int_equal(qr_pattern_new(qr_str_of(expression), &pattern, NULL), QR_OK);
         for (int i = 0; i < 20000; i++) {
@@ -506,10 +506,62 @@ static void scanners_say_what_their_expressions_say(void **state)
     qr_match_data_free(match);
 }
 
+/* Cuts every piece of text (each ends where the next begins) at the matches of an expression. */
+static void split_isolated(const char *expression, qr_match_data *match, qr_str text, qr_ids *ends)
+{
+    qr_pattern *pattern = NULL;
+    qr_ids out = {0};
+    size_t piece = 0;
+    assert_int_equal(qr_pattern_new(qr_str_of(expression), &pattern, NULL), QR_OK);
+    for (size_t i = 0; i < ends->count; piece = (size_t)ends->data[i++]) {
+        size_t begin = 0, end = 0, len = (size_t)ends->data[i] - piece, at = 0;
+        qr_pattern_subject(pattern, match, qr_str_make(text.data + piece, len));
+        while (at < len && qr_pattern_find(pattern, match, at, &begin, &end) == 1) {
+            if (begin > at)
+                QR_VEC_PUSH(&out, (int32_t)(piece + begin));
+            QR_VEC_PUSH(&out, (int32_t)(piece + end));
+            at = end;
+        }
+        if (at < len)
+            QR_VEC_PUSH(&out, (int32_t)(piece + len));
+    }
+    QR_VEC_RELEASE(ends);
+    *ends = out;
+    qr_pattern_free(pattern);
+}
+
+static void one_scanner_does_the_three_steps_of_deepseek(void **state)
+{
+    (void)state;
+    static const char *const asian[] = {"\xE3\x83\xBB", "\xE3\x82\xA0\n", "\xE3\x82\x99",
+                                        "\xE3\x83\xBC", "\xE3\x83\xBB\n", "\x01"};
+    qr_match_data *match = qr_match_data_new();
+    qr_buf text = {0};
+    uint64_t rng = 99;
+    for (int i = 0; i < 5000; i++) {
+        random_text(&rng, &text);
+        qr_buf_append_cstr(&text, asian[qr_rng_next(&rng) % QR_COUNT_OF(asian)]);
+        qr_buf_append_cstr(&text, asian[qr_rng_next(&rng) % QR_COUNT_OF(asian)]);
+        qr_ids ends = {0};
+        QR_VEC_PUSH(&ends, (int32_t)text.len);
+        for (int step = 0; step < QR_DEEPSEEK3_STEPS; step++)
+            split_isolated(qr_deepseek3_expressions[step], match, qr_buf_str(&text), &ends);
+        for (size_t at = 0, k = 0; at < text.len; k++) {
+            size_t next = qr_scanner_next(QR_SCAN_DEEPSEEK3, (const uint8_t *)text.data, at, text.len);
+            if (next != (size_t)ends.data[k])
+                fail_msg("'%s' at %zu: %zu, by three steps %d", text.data, at, next, (int)ends.data[k]);
+            at = next;
+        }
+        QR_VEC_RELEASE(&ends);
+    }
+    qr_buf_release(&text);
+    qr_match_data_free(match);
+}
+
 /* Mostly ASCII, where every rule of the patterns meets every other; runs are long enough to cross blocks. */
 static void random_plain_text(uint64_t *rng, qr_buf *out)
 {
-    static const char often[] = "  \n\r\t''sstlreveMDaZ1!/(\v\x7F";
+    static const char often[] = "  \n\r\t''sstlreveMDaZ1!/(\v\x7F\x01";
     static const char *const rare[] = {"\xC5\xBF", "\xE4\xBD\xA0", "\xC2\xA0",
                                        "\xCC\x81", "\xD9\xA3",     "\xE2\x80\x99"};
     uint64_t rare_one_in = 4 + qr_rng_next(rng) % 300, repeat_most = 1 + qr_rng_next(rng) % 8;
@@ -529,7 +581,7 @@ static void blocks_end_words_where_characters_do(void **state)
     qr_buf text = {0};
     uint64_t rng = 7;
     for (int i = 0; i < 60000; i++) {
-        qr_scanner_kind kind = QR_SCAN_GPT2 + (qr_scanner_kind)(i % QR_SCAN_NEMO);
+        qr_scanner_kind kind = QR_SCAN_GPT2 + (qr_scanner_kind)(i % (QR_SCAN_COUNT - 1));
         random_plain_text(&rng, &text);
         uint8_t *exact = qr_alloc(text.len); /* no byte behind it may be read */
         memcpy(exact, text.data, text.len);
@@ -747,6 +799,7 @@ int main(void)
         cmocka_unit_test(sentencepiece_file_is_read_and_cut_ones_are_refused),
         cmocka_unit_test(rank_file_merges_by_rank),
         cmocka_unit_test(scanners_say_what_their_expressions_say),
+        cmocka_unit_test(one_scanner_does_the_three_steps_of_deepseek),
         cmocka_unit_test(blocks_end_words_where_characters_do),
         cmocka_unit_test(expressions_that_cannot_be_served_are_refused),
         cmocka_unit_test(expression_that_backtracks_for_ever_meets_its_limit),
