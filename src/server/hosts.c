@@ -39,6 +39,16 @@ static bool listens_here_only(const char *host)
     return strcasecmp(host, "localhost") == 0 || ends_in(host, ".localhost");
 }
 
+/* What containers call the machine they run on; nobody can register a name under .internal. */
+static bool is_own_name(const char *name)
+{
+    static const char *const names[] = {"localhost", "host.docker.internal", "host.containers.internal"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcasecmp(name, names[i]) == 0)
+            return true;
+    return ends_in(name, ".localhost");
+}
+
 static bool listed(const qr_server_options *options, const char *name)
 {
     for (size_t i = 0; i < options->allowed_host_count; i++) {
@@ -60,6 +70,5 @@ bool qr_host_allowed(const qr_server_options *options, qr_str host)
     if (!bare_name(host, name))
         return false;
     return inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1 ||
-           strcasecmp(name, "localhost") == 0 || ends_in(name, ".localhost") ||
-           strcasecmp(name, options->host) == 0 || listed(options, name);
+           is_own_name(name) || strcasecmp(name, options->host) == 0 || listed(options, name);
 }

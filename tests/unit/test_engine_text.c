@@ -210,6 +210,27 @@ static void without_detokenize_there_are_only_ids(void **state)
     rig_free(&with, 1);
 }
 
+/* Marks that an output parser looks for stay, the other special tokens go; what ends the answer is no text. */
+static void special_tokens_are_skipped_but_for_those_kept(void **state)
+{
+    static const int32_t unknown[] = {0};
+    static const char *const texts[] = {"", "<unk><unk><unk>", "<unk><unk><unk>"};
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        rig_job job = text_job("Once", 3);
+        job.options.sampling.allowed_token_ids = unknown;
+        job.options.sampling.allowed_token_id_count = 1;
+        job.options.sampling.skip_special_tokens = kind != 2;
+        job.options.kept_special_ids = kind == 1 ? unknown : NULL;
+        job.options.kept_special_count = kind == 1;
+        rig_run(&r, &job, 1);
+        assert_int_equal(job.out[0].count, 3);
+        assert_int_equal(job.out[0].text_bytes, strlen(texts[kind]));
+        assert_memory_equal(job.out[0].text, texts[kind], strlen(texts[kind]));
+        rig_free(&job, 1);
+    }
+}
+
 static void bad_words_are_not_generated(void **state)
 {
     (void)state;
@@ -299,6 +320,7 @@ int main(void)
         cmocka_unit_test(a_stop_string_waits_for_min_tokens),
         cmocka_unit_test(streamed_text_equals_decoding_the_ids),
         cmocka_unit_test(without_detokenize_there_are_only_ids),
+        cmocka_unit_test(special_tokens_are_skipped_but_for_those_kept),
         cmocka_unit_test(bad_words_are_not_generated),
         cmocka_unit_test(a_resumed_text_continues_across_a_stop_string),
         cmocka_unit_test(a_prompt_that_is_too_long_is_refused_by_its_length),

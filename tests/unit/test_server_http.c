@@ -612,9 +612,16 @@ static void expect_host(const qr_server_options *options, const char *host, bool
 
 static void a_host_that_dns_may_have_rebound_is_refused(void **state)
 {
-    static const char *const own[] = {"localhost",   "LOCALHOST:8000", "localhost.:80",
-                                      "a.localhost", "127.0.0.1:8000", "[::1]:8000",
-                                      "192.168.1.7", "[fe80::1]",      ""};
+    static const char *const own[] = {"localhost",
+                                      "LOCALHOST:8000",
+                                      "localhost.:80",
+                                      "a.localhost",
+                                      "127.0.0.1:8000",
+                                      "[::1]:8000",
+                                      "192.168.1.7",
+                                      "[fe80::1]",
+                                      "host.docker.internal:8000",
+                                      ""};
     static const char *const others[] = {"evil.example",
                                          "evil.example:8000",
                                          "localhost.evil.example",
