@@ -6,9 +6,9 @@
 #include "base/str.h"
 #include "server/server.h"
 
-/* Every host unless options list some, or the server listens on this machine only and asks for no key: then
- * localhost, *.localhost, what containers call this machine, the name it listens on, what the options list ("*": all; ".name": what ends in it), and
- * IP addresses, which nobody can point elsewhere. */
+/* Every host unless options list some, or the server listens on this machine only and asks for no key: then localhost,
+ * *.localhost, what containers call this machine, the name it listens on, what the options list ("*": all; ".name": what
+ * ends in it), and IP addresses, which nobody can point elsewhere. */
 bool qr_host_allowed(const qr_server_options *options, qr_str host);
 
 #endif
