@@ -192,7 +192,7 @@ typedef struct qr_engine_options {
     int32_t
         long_prefill_token_threshold; /* most prompt tokens of one request in a step; 0: budget / 2 while others wait */
     int32_t block_size;               /* tokens in a KV block; 0: the backend's (CPU: 16) */
-    const char *kv_cache_dtype; /* "auto" (default), "float32", "float16", "bfloat16" */
+    const char *kv_cache_dtype; /* "auto" (default), "float32", "float16", "bfloat16", "fp8" */
     uint64_t
         kv_cache_memory_bytes; /* of each rank; 0: a quarter of the memory available, at most what max_num_seqs full
                                 * contexts need; on a GPU all that gpu_memory_utilization leaves */

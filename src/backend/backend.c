@@ -81,6 +81,11 @@ int32_t qr_device_block_size(const qr_device *device) { return device->backend->
 int32_t qr_device_batched_tokens(const qr_device *device) { return device->backend->batched_tokens; }
 int32_t qr_device_shared_rows(const qr_device *device) { return device->backend->shared_rows; }
 bool qr_device_owns_memory(const qr_device *device) { return device->backend->own_memory; }
+bool qr_device_holds_kv(const qr_device *device, qr_dtype dtype)
+{
+    return dtype == QR_DTYPE_F32 || dtype == QR_DTYPE_F16 || dtype == QR_DTYPE_BF16 ||
+           (dtype == QR_DTYPE_F8_E4M3 && device->backend->kv_f8);
+}
 int32_t qr_device_logit_rows(const qr_device *device) { return device->backend->logit_rows; }
 uint64_t qr_device_memory_available(const qr_device *device, double share)
 {

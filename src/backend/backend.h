@@ -36,6 +36,7 @@ typedef struct qr_backend {
     qr_dtype
         activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
     int32_t logit_rows; /* rows of logits to hold at a time; 0: a few */
+    bool kv_f8;         /* its KV caches may be of 8-bit numbers */
     bool own_memory;    /* its memory serves nothing else: KV may take what is left */
 
     /* Threads of the host; NULL: there is only the caller. */

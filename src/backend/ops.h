@@ -50,7 +50,8 @@ int32_t qr_device_batched_tokens(
     const qr_device *device); /* a good token budget for a step: 512 on the CPU */
 int32_t qr_device_shared_rows(
     const qr_device *device); /* rows of prompts that make a step efficient: 256 there */
-bool qr_device_owns_memory(const qr_device *device);   /* KV may take all that weights and scratch leave */
+bool qr_device_owns_memory(const qr_device *device); /* KV may take all that weights and scratch leave */
+bool qr_device_holds_kv(const qr_device *device, qr_dtype dtype); /* whether its KV caches can be of that */
 int32_t qr_device_logit_rows(const qr_device *device); /* rows of logits to hold at a time; 0: a few */
 
 /* Work of the host beside the device's ops (sampling): task(arg, index, worker) for each index in [0, count), in any

@@ -76,17 +76,22 @@ static qr_status fill_options(qr_engine_options *o, const qr_device *device, qr_
     return QR_OK;
 }
 
-static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_net *net, const qr_net_options *net_options,
-                                 qr_error *err)
+static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_device *device, const qr_net *net,
+                                 const qr_net_options *net_options, qr_error *err)
 {
     const char *name = plan->options.kv_cache_dtype;
     plan->runner.kv_dtype = qr_net_kv_dtype(net, net_options);
     if (name == NULL || strcmp(name, "auto") == 0)
         return QR_OK;
-    int dtype = qr_dtype_parse(name);
-    if (dtype != QR_DTYPE_F32 && dtype != QR_DTYPE_F16 && dtype != QR_DTYPE_BF16)
+    const bool fp8 = strcmp(name, "fp8") == 0 || strcmp(name, "fp8_e4m3") == 0;
+    int dtype = fp8 ? QR_DTYPE_F8_E4M3 : qr_dtype_parse(name);
+    if (!fp8 && dtype != QR_DTYPE_F32 && dtype != QR_DTYPE_F16 && dtype != QR_DTYPE_BF16)
         return qr_fail(err, QR_INVALID_ARGUMENT,
-                       "engine: kv_cache_dtype must be auto, float32, float16 or bfloat16, got %s", name);
+                       "engine: kv_cache_dtype must be auto, float32, float16, bfloat16 or fp8, got %s",
+                       name);
+    if (!qr_device_holds_kv(device, (qr_dtype)dtype))
+        return qr_fail(err, QR_UNSUPPORTED, "engine: kv_cache_dtype %s: %s does not serve it", name,
+                       qr_device_name(device));
     plan->runner.kv_dtype = (qr_dtype)dtype;
     return QR_OK;
 }
@@ -233,7 +238,7 @@ qr_status qr_engine_plan_make(const qr_team *team, qr_net *const *nets, const qr
     qr_device *device = qr_team_device(team, 0);
     qr_status status;
     if ((status = fill_options(o, device, err)) != QR_OK ||
-        (status = choose_kv_dtype(plan, net, net_options, err)) != QR_OK)
+        (status = choose_kv_dtype(plan, device, net, net_options, err)) != QR_OK)
         return status;
     const qr_model_config *config = qr_net_config(net);
     if (o->max_model_len > config->context)

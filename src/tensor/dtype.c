@@ -5,8 +5,11 @@
 
 size_t qr_dtype_bytes(qr_dtype dtype)
 {
-    static const size_t bytes[QR_DTYPE_COUNT] = {
-        [QR_DTYPE_F32] = 4, [QR_DTYPE_F16] = 2, [QR_DTYPE_BF16] = 2, [QR_DTYPE_I32] = 4};
+    static const size_t bytes[QR_DTYPE_COUNT] = {[QR_DTYPE_F32] = 4,
+                                                 [QR_DTYPE_F16] = 2,
+                                                 [QR_DTYPE_BF16] = 2,
+                                                 [QR_DTYPE_I32] = 4,
+                                                 [QR_DTYPE_F8_E4M3] = 1};
     QR_ASSERT((unsigned)dtype < QR_DTYPE_COUNT);
     return bytes[dtype];
 }
@@ -16,7 +19,8 @@ const char *qr_dtype_name(qr_dtype dtype)
     static const char *const names[QR_DTYPE_COUNT] = {[QR_DTYPE_F32] = "float32",
                                                       [QR_DTYPE_F16] = "float16",
                                                       [QR_DTYPE_BF16] = "bfloat16",
-                                                      [QR_DTYPE_I32] = "int32"};
+                                                      [QR_DTYPE_I32] = "int32",
+                                                      [QR_DTYPE_F8_E4M3] = "fp8_e4m3"};
     QR_ASSERT((unsigned)dtype < QR_DTYPE_COUNT);
     return names[dtype];
 }

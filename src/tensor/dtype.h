@@ -7,10 +7,18 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef enum qr_dtype { QR_DTYPE_F32, QR_DTYPE_F16, QR_DTYPE_BF16, QR_DTYPE_I32, QR_DTYPE_COUNT } qr_dtype;
+/* F8_E4M3: 1 sign, 4 exponent, 3 fraction bits, up to 448, no infinity; of KV caches only. */
+typedef enum qr_dtype {
+    QR_DTYPE_F32,
+    QR_DTYPE_F16,
+    QR_DTYPE_BF16,
+    QR_DTYPE_I32,
+    QR_DTYPE_F8_E4M3,
+    QR_DTYPE_COUNT
+} qr_dtype;
 
 size_t qr_dtype_bytes(qr_dtype dtype);
-const char *qr_dtype_name(qr_dtype dtype); /* "float32", "float16", "bfloat16", "int32" */
+const char *qr_dtype_name(qr_dtype dtype); /* "float32", "float16", "bfloat16", "int32", "fp8_e4m3" */
 /* "float32", "float", "fp32", "half", ... -> dtype; -1 when unknown. */
 int qr_dtype_parse(const char *name);
 

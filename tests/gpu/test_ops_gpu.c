@@ -214,9 +214,23 @@ typedef struct attention_case {
     int32_t context; /* of the longest sequence */
 } attention_case;
 
+/* The nearest e4m3 number, ties to even. */
+static double nearest_e4m3(double x)
+{
+    double size = fabs(x);
+    if (size >= 448)
+        return copysign(448, x);
+    int exponent;
+    frexp(size, &exponent); /* size < 2^exponent */
+    double step = ldexp(1, QR_MAX(exponent - 1, -6) - 3);
+    return copysign(nearbyint(size / step) * step, x);
+}
+
 static double kv_number(uint16_t x, qr_dtype dtype)
 {
     float f = qr_bf16_to_f32(x);
+    if (dtype == QR_DTYPE_F8_E4M3)
+        return nearest_e4m3((double)f);
     return dtype == QR_DTYPE_F16 ? (double)qr_f16_to_f32(qr_f32_to_f16(f)) : (double)f;
 }
 
@@ -309,6 +323,11 @@ static void poison(rig *r, const attention_case *c)
 /* Whole prompts in one step, in chunks, and token by token at the end: all the same bits, near the reference. */
 static void check_attention(qr_device *device, const attention_case *c)
 {
+    const attention_case exact = {.n_heads = c->n_heads,
+                                  .kv_heads = c->kv_heads,
+                                  .dim = c->dim,
+                                  .window = c->window,
+                                  .dtype = QR_DTYPE_F32};
     const int32_t lens[SEQS] = {c->context, 37, 300}, tails[SEQS] = {5, 3, 45}, zero[SEQS] = {0};
     int qw = c->n_heads * c->dim, kw = c->kv_heads * c->dim;
     uint16_t *q[SEQS], *k[SEQS], *v[SEQS];
@@ -325,7 +344,7 @@ static void check_attention(qr_device *device, const attention_case *c)
     poison(&parts, c);
     uint16_t *all = attend(&whole, c, lens, zero, q, k, v);
     double *want = qr_calloc((size_t)qw, sizeof(double)), *got = qr_calloc((size_t)qw, sizeof(double)),
-           worst = 0;
+           worst = 0, loss = 0;
     for (int i = 0, base = 0; i < SEQS; base += lens[i], i++)
         for (int p = 0; p < lens[i]; p += p < lens[i] - 40 ? lens[i] / 30 : 1) {
             reference_row(c, q[i] + (size_t)(p * qw), k[i], v[i], p, want);
@@ -333,10 +352,16 @@ static void check_attention(qr_device *device, const attention_case *c)
                 got[d] = (double)qr_bf16_to_f32(all[(size_t)(base + p) * (size_t)qw + (size_t)d]);
             double error = distance(got, want, (size_t)qw);
             worst = error > worst || error != error ? error : worst;
+            if (c->dtype != QR_DTYPE_F8_E4M3 || p % 8 != 0)
+                continue;
+            reference_row(&exact, q[i] + (size_t)(p * qw), k[i], v[i], p, want);
+            loss = QR_MAX(loss, distance(got, want, (size_t)qw));
         }
     char what[128];
     snprintf(what, sizeof(what), "attention %s: prefill", c->name);
     report(worst < 8e-3, what, worst);
+    if (c->dtype == QR_DTYPE_F8_E4M3)
+        report(loss < 0.12, "  and what 8 bits lose, of the worst row", loss);
     /* chunks: the first tails[i] short of the end in two steps, then one token a step */
     int32_t from[SEQS] = {0}, counts[SEQS];
     long different = 0;
@@ -756,11 +781,10 @@ static void fill(rig *r, int32_t width)
     qr_free(lens);
 }
 
-static void time_decode(qr_device *device, int32_t seqs, int32_t context)
+static void time_decode(qr_device *device, int32_t seqs, int32_t context, qr_dtype dtype)
 {
     rig r;
-    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, seqs, context, 32,
-             QR_DTYPE_BF16);
+    rig_open(&r, device, (qr_kv_spec){.n_kv_heads = 8, .head_dim = 128}, 32, seqs, context, 32, dtype);
     int32_t *counts = qr_calloc((size_t)seqs, 4);
     for (int i = 0; i < seqs; i++) {
         counts[i] = 1;
@@ -783,8 +807,10 @@ static void time_decode(qr_device *device, int32_t seqs, int32_t context)
         cudaDeviceSynchronize();
         best = QR_MIN(best, qr_clock_ns() - begin);
     }
-    double us = (double)best / 20e3, bytes = (double)seqs * context * 8 * 128 * 4;
-    printf("decode attention, %d x %d tokens: %.1f us, %.2f TB/s\n", seqs, context, us, bytes / us / 1e6);
+    double us = (double)best / 20e3,
+           bytes = (double)seqs * context * 8 * 128 * 2 * (double)qr_dtype_bytes(dtype);
+    printf("decode attention, %s, %d x %d tokens: %.1f us, %.2f TB/s\n", qr_dtype_name(dtype), seqs, context,
+           us, bytes / us / 1e6);
     rig_end(&r);
     rig_close(&r);
 }
@@ -847,6 +873,10 @@ int main(int argc, char **argv)
         {"8/2 heads of 128, 3,000 tokens", 8, 2, 128, 0, 32, QR_DTYPE_BF16, 3000},
         {"14/2 heads of 64, 5,000 tokens", 14, 2, 64, 0, 64, QR_DTYPE_F16, 5000},
         {"8/1 heads of 128, window 1,000 of 3,000", 8, 1, 128, 1000, 32, QR_DTYPE_BF16, 3000},
+        {"32/8 heads of 128, F8", 32, 8, 128, 0, 32, QR_DTYPE_F8_E4M3, 700},
+        {"9/3 heads of 64, F8, 3,000 tokens", 9, 3, 64, 0, 64, QR_DTYPE_F8_E4M3, 3000},
+        {"8/2 heads of 128, F8, window 100", 8, 2, 128, 100, 32, QR_DTYPE_F8_E4M3, 700},
+        {"4/2 heads of 24, F8, blocks of 8", 4, 2, 24, 0, 8, QR_DTYPE_F8_E4M3, 700},
     };
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++)
         check_attention(device, &cases[i]);
@@ -879,7 +909,9 @@ int main(int argc, char **argv)
         static const int32_t decodes[][2] = {{1, 1100},   {8, 1100},   {32, 1100}, {128, 1100},
                                              {256, 1100}, {1, 100000}, {16, 16384}};
         for (size_t i = 0; i < QR_COUNT_OF(decodes); i++)
-            time_decode(device, decodes[i][0], decodes[i][1]);
+            time_decode(device, decodes[i][0], decodes[i][1], QR_DTYPE_BF16);
+        for (size_t i = 0; i < QR_COUNT_OF(decodes); i++)
+            time_decode(device, decodes[i][0], decodes[i][1], QR_DTYPE_F8_E4M3);
         for (int32_t rows = 128; rows <= 8192; rows *= 4)
             time_prefill(device, 0, rows);
         time_prefill(device, 0, 8192);

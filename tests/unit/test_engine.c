@@ -510,6 +510,9 @@ static void engine_options_are_checked(void **state)
     options.kv_cache_dtype = "int8";
     assert_int_equal(qr_engine_open(model, &options, &engine, &err), QR_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "int8"));
+    options.kv_cache_dtype = "fp8";
+    assert_int_equal(qr_engine_open(model, &options, &engine, &err), QR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "kv_cache_dtype fp8: cpu"));
     assert_null(engine);
     /* Too little KV for the context: a shorter one is served, and said. */
     options = rig_options();

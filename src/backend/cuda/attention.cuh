@@ -13,8 +13,12 @@
 #ifndef QR_BACKEND_CUDA_ATTENTION_CUH
 #define QR_BACKEND_CUDA_ATTENTION_CUH
 
+#include <cuda_fp8.h>
+
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/wgmma.cuh"
+
+typedef __nv_fp8_e4m3 fp8;
 
 enum { CUDA_TILE = 128, PAGE_KEYS = 32 /* a block's keys are a multiple */ };
 
@@ -78,6 +82,30 @@ __device__ __forceinline__ float weight_of(float raw, float scale, float shift)
 __device__ __forceinline__ float weight_shift(float maximum)
 {
     return maximum == NO_MAXIMUM ? 254.0f : 254.0f - maximum;
+}
+
+/* ---- Pages of 8-bit numbers: rows as they are, expanded to images of F16 (exact) ---- */
+
+__device__ __forceinline__ uint32_t expand_pair(uint32_t two_bytes)
+{
+    uint32_t pair;
+    asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}" : "=r"(pair) : "r"(two_bytes));
+    return pair;
+}
+__device__ __forceinline__ uint4 expand_eight(uint32_t low, uint32_t high)
+{
+    return make_uint4(expand_pair(low & 0xffffu), expand_pair(low >> 16), expand_pair(high & 0xffffu),
+                      expand_pair(high >> 16));
+}
+
+/* 16 numbers of a row to their place in an image; piece: which 16. Neighbours begin with different halves, for the
+ * banks' sake. */
+template <int D> __device__ __forceinline__ void expand_piece(unsigned char *image, int row, int piece, uint4 v)
+{
+    const uint4 halves[2] = {expand_eight(v.x, v.y), expand_eight(v.z, v.w)};
+    const bool swapped = D == 128 && piece >= 4;
+    *reinterpret_cast<uint4 *>(image + image_at<D / 64>(row, 2 * piece + swapped)) = swapped ? halves[1] : halves[0];
+    *reinterpret_cast<uint4 *>(image + image_at<D / 64>(row, 2 * piece + !swapped)) = swapped ? halves[0] : halves[1];
 }
 
 /* ---- Tiles of keys or values, brought into shared memory by one warp ---- */

@@ -10,6 +10,8 @@ __device__ __forceinline__ float number(float x) { return x; }
 __device__ __forceinline__ float number(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float number(__half x) { return __half2float(x); }
 
+__device__ __forceinline__ float number(fp8 x) { return static_cast<float>(x); }
+
 __device__ __forceinline__ float warp_max(float x)
 {
     for (int step = 16; step > 0; step /= 2)
@@ -88,5 +90,7 @@ cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step
         return cuda_launch(any_kernel<float>, grid, dim3(32), 0, s, *step, *job);
     if (job->pages.dtype == 1)
         return cuda_launch(any_kernel<__half>, grid, dim3(32), 0, s, *step, *job);
+    if (job->pages.dtype == CUDA_DTYPE_F8)
+        return cuda_launch(any_kernel<fp8>, grid, dim3(32), 0, s, *step, *job);
     return cuda_launch(any_kernel<bf16>, grid, dim3(32), 0, s, *step, *job);
 }

@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int SLOTS = 3, PRODUCER = 4 /* warp */, THREADS = 32 * (PRODUCER + 1), BARRIER = 1, QUERIES = 8;
+constexpr int PRODUCER = 4 /* warp */, THREADS = 32 * (PRODUCER + 1), BARRIER = 1, QUERIES = 8;
 constexpr int PARTIAL = 4; /* numbers beside a split's values: maximum and sum */
 constexpr int TILES = CUDA_SPLIT / CUDA_TILE;
 
@@ -16,8 +16,11 @@ struct decode_work {
     int row, head, partial, first, begin, end;
 };
 
-template <int D> struct decode_shared {
-    unsigned char slots[SLOTS][CUDA_TILE * D * 2], queries[QUERIES * D * 2], weights[QUERIES * CUDA_TILE * 2];
+/* Bytes: of a number in the pages. */
+template <int D, int Bytes> struct decode_shared {
+    static constexpr int SLOTS = Bytes == 2 ? 3 : 4;
+    unsigned char slots[SLOTS][CUDA_TILE * D * Bytes], image[Bytes == 2 ? 1024 : CUDA_TILE * D * 2];
+    unsigned char queries[QUERIES * D * 2], weights[QUERIES * CUDA_TILE * 2];
     float tops[4][QUERIES], maximum[QUERIES], factor[QUERIES], sums[TILES][QUERIES][4][8], inverse[QUERIES];
     uint64_t full[SLOTS], empty[SLOTS];
     decode_work work[SLOTS]; /* that a slot's tile begins; row -1: there is no more */
@@ -26,12 +29,12 @@ template <int D> struct decode_shared {
 /* The warp that brings tiles in. Older keys were stored by earlier steps: only the newest one's tile waits for the
  * kernels before this one. Blocks begin with their own number and then take the next, by a counter that the kernel
  * after this one sets back. */
-template <int D> struct decode_producer {
+template <int D, int Bytes> struct decode_producer {
     const cuda_step_view &step;
     const cuda_attention_job &job;
-    decode_shared<D> &shared;
+    decode_shared<D, Bytes> &shared;
     int lane;
-    ring_place<SLOTS> place;
+    ring_place<decode_shared<D, Bytes>::SLOTS> place;
     bool waited;
 
     __device__ __forceinline__ void wait_for_kernels()
@@ -50,8 +53,8 @@ template <int D> struct decode_producer {
         const int first = job.pages.window > 0 ? max(0, context - job.pages.window) : 0;
         const int begin = max(task[1] * CUDA_SPLIT, first / CUDA_TILE * CUDA_TILE);
         const int end = min((task[1] + task[2]) * CUDA_SPLIT, context);
-        const auto keys = source_of<D, 2>(step, job.pages, job.pages.keys, seq, head);
-        const auto values = source_of<D, 2>(step, job.pages, job.pages.values, seq, head);
+        const auto keys = source_of<D, Bytes>(step, job.pages, job.pages.keys, seq, head);
+        const auto values = source_of<D, Bytes>(step, job.pages, job.pages.values, seq, head);
         for (int key = begin; key < end; key += CUDA_TILE) {
             if (key + CUDA_TILE >= context)
                 wait_for_kernels();
@@ -84,13 +87,13 @@ template <int D> struct decode_producer {
     }
 };
 
-template <typename T, int D> struct decode_consumer {
+template <typename T, int D, int Bytes> struct decode_consumer {
     static constexpr int BLOCKS = D / 64;
     const cuda_step_view &step;
     const cuda_attention_job &job;
-    decode_shared<D> &shared;
+    decode_shared<D, Bytes> &shared;
     int warp, n, c; /* a thread has keys n and n + 8 of the warp's 16 in each 64, queries 2 c and 2 c + 1 */
-    ring_place<SLOTS> place;
+    ring_place<decode_shared<D, Bytes>::SLOTS> place;
     float s[2][4], out[BLOCKS][4], maximum[2];      /* of the split under way */
     float total[BLOCKS][4], top[2];                 /* of the splits before it */
     float query_top, query_sum; /* of query thread / 8 */
@@ -138,8 +141,8 @@ template <typename T, int D> struct decode_consumer {
         }
     }
 
-    /* Scores to weights, in shared memory as the second product's operand. */
-    __device__ __forceinline__ void soften(int tile, bool fresh)
+    /* Scores to weights, in shared memory as the second product's operand. Returns its other: the values. */
+    __device__ __forceinline__ uint32_t soften(int tile, bool fresh)
     {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -176,8 +179,10 @@ template <typename T, int D> struct decode_consumer {
                 shared.maximum[query] = next;
             }
         }
+        const uint32_t values = take_tile();
         fence_async_proxy();
         sync();
+        return values;
     }
 
     __device__ __forceinline__ void add_values(uint32_t values, bool fresh)
@@ -205,6 +210,26 @@ template <typename T, int D> struct decode_consumer {
         if (n == 0 && c == 0)
             barrier_arrive(shared_address(&shared.empty[place.slot]));
         place.next();
+    }
+
+    /* The tile of a slot as an image, and the slot free where that is a copy. */
+    __device__ __forceinline__ uint32_t take_tile()
+    {
+        const uint32_t slot = await_slot();
+        if (Bytes == 2)
+            return slot;
+        const unsigned char *raw = shared.slots[place.slot];
+#pragma unroll
+        for (int i = threadIdx.x; i < CUDA_TILE * D / 16; i += 128)
+            expand_piece<D>(shared.image, i / (D / 16), i % (D / 16), *reinterpret_cast<const uint4 *>(raw + i * 16));
+        fence_async_proxy();
+        free_slot();
+        return shared_address(shared.image);
+    }
+    __device__ __forceinline__ void leave_tile()
+    {
+        if (Bytes == 2)
+            free_slot();
     }
 
     /* The sum of a tile's weights for a query: lanes have n. */
@@ -303,13 +328,18 @@ template <typename T, int D> struct decode_consumer {
                 end_split(tile);
                 tile = 0;
             }
-            score(await_slot());
-            free_slot();
+            if (Bytes == 1)
+                sync(); /* the products before are done with the image */
+            const uint32_t keys = take_tile();
+            if (Bytes == 1)
+                sync();
+            score(keys);
+            leave_tile();
             if (key < work.first || key + CUDA_TILE > work.end)
                 mask(key, work.first, work.end);
-            soften(tile, tile == 0);
-            add_values(await_slot(), tile == 0);
-            free_slot();
+            const uint32_t values = soften(tile, tile == 0);
+            add_values(values, tile == 0);
+            leave_tile();
         }
         if (work.partial >= 0) {
             store_partial(work, tile);
@@ -320,14 +350,14 @@ template <typename T, int D> struct decode_consumer {
     }
 };
 
-template <typename T, int D>
+template <typename T, int D, int Bytes>
 __global__ void __launch_bounds__(THREADS, 2)
     decode_kernel(const __grid_constant__ cuda_step_view step, const __grid_constant__ cuda_attention_job job)
 {
     extern __shared__ __align__(1024) unsigned char dynamic_shared[];
-    decode_shared<D> &shared = *reinterpret_cast<decode_shared<D> *>(dynamic_shared);
+    decode_shared<D, Bytes> &shared = *reinterpret_cast<decode_shared<D, Bytes> *>(dynamic_shared);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < SLOTS; i++) {
+        for (int i = 0; i < decode_shared<D, Bytes>::SLOTS; i++) {
             barrier_init(shared_address(&shared.full[i]), 1);
             barrier_init(shared_address(&shared.empty[i]), 4);
         }
@@ -337,12 +367,12 @@ __global__ void __launch_bounds__(THREADS, 2)
     pdl_release();
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     if (warp == PRODUCER) {
-        decode_producer<D> producer = {step, job, shared, lane};
+        decode_producer<D, Bytes> producer = {step, job, shared, lane};
         producer.run();
         return;
     }
     pdl_wait();
-    decode_consumer<T, D> consumer = {step, job, shared, warp, lane / 4, lane % 4};
+    decode_consumer<T, D, Bytes> consumer = {step, job, shared, warp, lane / 4, lane % 4};
     for (;;) {
         consumer.await_slot();
         const decode_work work = shared.work[consumer.place.slot];
@@ -425,11 +455,12 @@ __global__ void __launch_bounds__(128)
     }
 }
 
-template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
+template <typename T, int D, int Bytes = 2>
+cudaError_t launch(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
 {
     const int works = job->n_heads * step->n_seqs, blocks = job->sm_count;
-    cudaError_t error = cuda_launch(decode_kernel<T, D>, dim3(static_cast<unsigned>(blocks) * 2), dim3(THREADS),
-                                    sizeof(decode_shared<D>), s, *step, *job);
+    cudaError_t error = cuda_launch(decode_kernel<T, D, Bytes>, dim3(static_cast<unsigned>(blocks) * 2), dim3(THREADS),
+                                    sizeof(decode_shared<D, Bytes>), s, *step, *job);
     if (error != cudaSuccess)
         return error;
     if (works < 4 * blocks)
@@ -439,10 +470,10 @@ template <typename T, int D> cudaError_t launch(cudaStream_t s, const cuda_step_
                        *job);
 }
 
-template <typename T, int D> cudaError_t allow_shared()
+template <typename T, int D, int Bytes = 2> cudaError_t allow_shared()
 {
-    return cudaFuncSetAttribute(decode_kernel<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(sizeof(decode_shared<D>)));
+    return cudaFuncSetAttribute(decode_kernel<T, D, Bytes>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(sizeof(decode_shared<D, Bytes>)));
 }
 
 } // namespace
@@ -454,13 +485,16 @@ size_t cuda_decode_partial_bytes(int32_t n_heads, int32_t head_dim)
 
 bool cuda_attention_fits(int32_t n_heads, const cuda_layer_pages *pages)
 {
-    return pages->image && n_heads / pages->kv_heads <= QUERIES;
+    const bool rows_of_8_bits = pages->dtype == CUDA_DTYPE_F8 && pages->block_size % PAGE_KEYS == 0 &&
+                                (pages->head_dim == 64 || pages->head_dim == 128);
+    return (pages->image || rows_of_8_bits) && n_heads / pages->kv_heads <= QUERIES;
 }
 
 cudaError_t cuda_decode_init(void)
 {
     cudaError_t errors[] = {allow_shared<bf16, 64>(), allow_shared<bf16, 128>(), allow_shared<__half, 64>(),
-                            allow_shared<__half, 128>()};
+                            allow_shared<__half, 128>(), allow_shared<__half, 64, 1>(),
+                            allow_shared<__half, 128, 1>()};
     for (cudaError_t error : errors)
         if (error != cudaSuccess)
             return error;
@@ -469,6 +503,8 @@ cudaError_t cuda_decode_init(void)
 
 cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job)
 {
+    if (job->pages.dtype == CUDA_DTYPE_F8)
+        return job->pages.head_dim == 64 ? launch<__half, 64, 1>(s, step, job) : launch<__half, 128, 1>(s, step, job);
     bool half = job->pages.dtype == 1;
     if (job->pages.head_dim == 64)
         return half ? launch<__half, 64>(s, step, job) : launch<bf16, 64>(s, step, job);

@@ -145,6 +145,7 @@ const qr_backend qr_backend_cuda = {
     .shared_rows = 1024,
     .activation = QR_DTYPE_BF16,
     .logit_rows = CUDA_GRAPH_ROWS,
+    .kv_f8 = true,
     .own_memory = true,
     .limits = cuda_limits,
     .rates = cuda_rates,

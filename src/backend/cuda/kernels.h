@@ -76,7 +76,8 @@ cudaError_t cuda_launch_rope(cudaStream_t s, cuda_rows x, int32_t head_dim, cuda
                              const int32_t *positions);
 cudaError_t cuda_launch_head_norm(cudaStream_t s, cuda_rows x, int32_t head_dim, const float *w, float eps);
 
-/* ---- KV pages: a layer's keys, then its values, lie [block][head][slot][dim] ---- */
+/* ---- KV pages: a layer's keys, then its values, lie [block][head][slot][dim]. Of 8 bits: e4m3 at scale 1, what lies
+ * beyond 448 becomes 448 ---- */
 
 typedef struct cuda_layer_pages {
     void *keys, *values;
@@ -127,6 +128,7 @@ cudaError_t cuda_launch_decode(cudaStream_t s, const cuda_step_view *step, const
 cudaError_t cuda_launch_prefill(cudaStream_t s, const cuda_step_view *step, const cuda_attention_job *job);
 cudaError_t cuda_launch_attention_any(cudaStream_t s, const cuda_step_view *step,
                                       const cuda_attention_job *job);
+enum { CUDA_DTYPE_F8 = 4 }; /* QR_DTYPE_F8_E4M3 of cuda_layer_pages.dtype */
 cudaError_t cuda_decode_init(void);
 cudaError_t cuda_prefill_init(void);
 

@@ -30,7 +30,7 @@ static qr_status take_layers(cuda_kv *kv, qr_error *err)
 qr_status cuda_kv_open(qr_device *device, const qr_kv_spec *specs, int n_layers, int32_t n_blocks,
                        int32_t block_size, qr_dtype dtype, qr_kv **out, qr_error *err)
 {
-    QR_ASSERT(dtype == QR_DTYPE_F32 || dtype == QR_DTYPE_F16 || dtype == QR_DTYPE_BF16);
+    QR_ASSERT(qr_device_holds_kv(device, dtype));
     int32_t windows[QR_KV_GROUPS_MAX] = {0};
     int n_groups = qr_kv_groups(specs, n_layers, windows);
     QR_ASSERT(n_groups > 0);
@@ -77,6 +77,8 @@ void cuda_kv_close(qr_kv *base)
     qr_free((void *)base->group);
     qr_free(kv);
 }
+
+_Static_assert((int)QR_DTYPE_F8_E4M3 == CUDA_DTYPE_F8, "kernels know it by number");
 
 /* What the products on the tensor cores read (attention.cuh). */
 static bool is_image(const qr_kv *kv, const qr_kv_spec *spec)

@@ -67,6 +67,8 @@ template <> __device__ __forceinline__ __half convert<__half>(float x)
     return __float2half(fminf(fmaxf(x, -65504.0f), 65504.0f));
 }
 
+template <> __device__ __forceinline__ fp8 convert<fp8>(float x) { return fp8(x); } /* up to 448, as they are */
+
 /* ---- All at once: a warp per head of q, k or v, a lane per two pairs ---- */
 
 constexpr int HEADS = 4; /* of a block */
@@ -235,6 +237,8 @@ cudaError_t cuda_launch_kv_store(cudaStream_t s, const cuda_step_view *step, con
     dim3 grid(static_cast<unsigned>(step->n_tokens));
     if (job->pages.dtype == 0)
         return cuda_launch(store_kernel<float>, grid, dim3(256), 0, s, job->k, job->v, job->pages, *step);
+    if (job->pages.dtype == CUDA_DTYPE_F8)
+        return cuda_launch(store_kernel<fp8>, grid, dim3(256), 0, s, job->k, job->v, job->pages, *step);
     if (job->pages.dtype == 1)
         return cuda_launch(store_kernel<__half>, grid, dim3(256), 0, s, job->k, job->v, job->pages, *step);
     return cuda_launch(store_kernel<bf16>, grid, dim3(256), 0, s, job->k, job->v, job->pages, *step);
@@ -251,6 +255,8 @@ cudaError_t cuda_launch_rope_store(cudaStream_t s, const cuda_step_view *step, c
     const dim3 grid(static_cast<unsigned>(step->n_tokens), static_cast<unsigned>((heads + HEADS - 1) / HEADS));
     if (job->pages.dtype == 0)
         return cuda_launch(rope_store_kernel<float>, grid, dim3(32 * HEADS), 0, s, *job, *step);
+    if (job->pages.dtype == CUDA_DTYPE_F8)
+        return cuda_launch(rope_store_kernel<fp8>, grid, dim3(32 * HEADS), 0, s, *job, *step);
     if (job->pages.dtype == 1)
         return cuda_launch(rope_store_kernel<__half>, grid, dim3(32 * HEADS), 0, s, *job, *step);
     return cuda_launch(rope_store_kernel<bf16>, grid, dim3(32 * HEADS), 0, s, *job, *step);

@@ -441,6 +441,7 @@ const qr_backend qr_backend_sim = {
     .shared_rows = 1024,
     .activation = QR_DTYPE_BF16,
     .logit_rows = 512,
+    .kv_f8 = true,
     .own_memory = true,
     .weight_prepare = sim_weight_prepare,
     .weight_release = sim_weight_release,
