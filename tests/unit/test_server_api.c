@@ -696,6 +696,63 @@ static void the_request_id_comes_back_unless_it_could_do_harm(void **state)
     (void)state;
 }
 
+static void a_stream_says_how_far_it_is_to_whom_asks(void **state)
+{
+    const char *body = "{\"prompt\":\"ab\",\"max_tokens\":4,\"stream\":true}";
+    char *plain = post("/v1/completions", body, 200);
+    has_not(plain, "\n: quire");
+    has_not(plain, "X-Quire-Created");
+    char *marked = rig_request(&shared_rig, "POST", "/v1/completions", "X-Quire-Marks: 1\r\n", body);
+    has(marked, "X-Quire-Created: ");
+    has(marked, "X-Quire-Fingerprint: ");
+    char ids[64] = "";
+    bool closed = false;
+    size_t text_bytes = 0;
+    for (const char *at = marked; (at = strstr(at, "\n: quire 0 ")) != NULL; at++) {
+        char list[64] = "";
+        assert_false(closed);
+        assert_memory_equal(at - 2, "}\n", 2); /* behind a chunk */
+        int got = sscanf(at, "\n: quire 0 %zu %63[0-9,]", &text_bytes, list);
+        assert_true(got >= 1);
+        snprintf(ids + strlen(ids), sizeof(ids) - strlen(ids), "%s%s", ids[0] != '\0' && got == 2 ? "," : "",
+                 list);
+        closed = strncmp(strstr(at + 1, "\n\n") - 7, " closed", 7) == 0;
+    }
+    assert_string_equal(ids, "79,110,99,101"); /* "Once" */
+    assert_int_equal(text_bytes, 4);
+    assert_true(closed);
+    free(plain);
+    free(marked);
+    (void)state;
+}
+
+static void a_resumption_needs_what_it_continues(void **state)
+{
+    static const char *const wrong[] = {
+        "\"output_prefix_ids\":[1],\"n\":2,\"seed\":1",
+        "\"output_prefix_ids\":[1]",
+        "\"output_prefix_ids\":[9999],\"seed\":1",
+        "\"resume\":[],\"seed\":1,\"stream\":true",
+        "\"resume\":{\"created\":1},\"seed\":1,\"stream\":true",
+        "\"resume\":{\"created\":1,\"text_bytes\":-1},\"seed\":1,\"stream\":true",
+        "\"resume\":{\"created\":1,\"text_bytes\":1,\"closed\":1},\"seed\":1,\"stream\":true",
+        "\"resume\":{\"created\":1,\"text_bytes\":1},\"seed\":1",
+    };
+    for (size_t i = 0; i < QR_COUNT_OF(wrong); i++) {
+        char body[256];
+        snprintf(body, sizeof(body), "{\"prompt\":\"ab\",\"max_tokens\":4,%s}", wrong[i]);
+        free(post("/v1/completions", body, 400));
+    }
+    char *fine =
+        post("/v1/completions",
+             "{\"prompt\":\"ab\",\"max_tokens\":4,\"stream\":true,\"seed\":1,\"resume\":{\"created\":77,"
+             "\"text_bytes\":0,\"opened\":true}}",
+             200);
+    has(fine, "\"created\":77,");
+    free(fine);
+    (void)state;
+}
+
 int main(void)
 {
     (void)signal(SIGPIPE, SIG_IGN);
@@ -722,6 +779,8 @@ int main(void)
         cmocka_unit_test(the_documentation_lists_every_field_as_it_is_read),
         cmocka_unit_test(the_log_has_vllms_throughput_line_and_unknown_fields),
         cmocka_unit_test(the_request_id_comes_back_unless_it_could_do_harm),
+        cmocka_unit_test(a_stream_says_how_far_it_is_to_whom_asks),
+        cmocka_unit_test(a_resumption_needs_what_it_continues),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
