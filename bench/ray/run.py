@@ -41,6 +41,28 @@ def outside(options):
         shutil.rmtree(home, ignore_errors=True)
 
 
+def cpu_seconds():
+    """CPU time of what runs here so far, by part of the path."""
+    parts = {"ProxyActor": "proxy", "Ingress": "ingress", "Engine": "replica actor", "quire": "server", "haproxy": "haproxy", "ServeController": "controller"}
+    total = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_text().replace("\0", " ")
+            ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue
+        name = next((part for key, part in parts.items() if key in words.split(" -", 1)[0]), "client" if "run.py" in words else "other")
+        total[name] = total.get(name, 0.0) + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+async def run_counted(streams, *arguments):
+    before = cpu_seconds()
+    summary = (await streams.run(*arguments)).summary()
+    after = cpu_seconds()
+    return {**summary, "cpu_s": {name: round(value - before.get(name, 0.0), 2) for name, value in after.items() if value - before.get(name, 0.0) >= 0.01}}
+
+
 async def measure(options):
     import streams
     from ray import serve
@@ -51,10 +73,10 @@ async def measure(options):
     results = {}
     for _ in range(2):
         for name, address in paths.items():
-            results.setdefault(name, []).append((await streams.run(address, options.streams, options.tokens, RAMP_S)).summary())
+            results.setdefault(name, []).append(await run_counted(streams, address, options.streams, options.tokens, RAMP_S))
     for _ in range(2):
-        result = await streams.run(fast[0]["native"], options.streams, 4000, 0.0)
-        results.setdefault("native_unpaced", []).append({**result.summary(), "tokens_per_s": round(options.streams * 4000 / result.seconds)})
+        result = await run_counted(streams, fast[0]["native"], options.streams, 4000, 0.0)
+        results.setdefault("native_unpaced", []).append({**result, "tokens_per_s": round(options.streams * 4000 / result["seconds"])})
     return results
 
 
@@ -69,7 +91,7 @@ def report(options, results):
     return {
         "what": "SSE through Ray Serve against the replica's native port, one run",
         "command": " ".join(["bench/ray/run.py", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPUs shared with other work (load average {os.getloadavg()[0]:.1f} at the end), {platform.machine()}",
+        "machine": f"{os.cpu_count()} CPUs shared with other work (load average {os.getloadavg()[0]:.1f} at the end, own nice {os.nice(0)}), {platform.machine()}",
         "settings": {"haproxy": options.haproxy, "throughput": options.throughput},
         "streams": options.streams, "tokens": options.tokens, "paced_tokens_per_s": wanted,
         "native": native, "serve": through, "native_unpaced": best["native_unpaced"],

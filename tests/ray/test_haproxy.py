@@ -12,7 +12,7 @@ from ray import serve
 from quire.ray import build_app
 
 
-def test_streams_pass_and_a_killed_replica_costs_its_own_streams_only():
+def test_streams_outlive_a_killed_replica():
     Cluster(head_cpus=8)
     ray.init(address=GCS, log_to_driver=False)
     assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" and os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
@@ -25,9 +25,8 @@ def test_streams_pass_and_a_killed_replica_costs_its_own_streams_only():
             os.kill(victim["pid"], signal.SIGKILL)
             await asyncio.sleep(3)
         report = load.report()
-        assert report["requests"] > load.streams and report["failed"] <= load.streams
-        assert report["lost"] == report["repeated"] == 0
-        assert all("the replica was lost" in reason for reason in report["reasons"]), report["reasons"]
+        assert report["requests"] > load.streams
+        assert report["failed"] == report["lost"] == report["repeated"] == 0, report
 
     config = {"model": TINY, "served_model_name": "tiny", "num_replicas": 2, "gpus_per_replica": 0, "max_num_seqs": 16}
     run_app(build_app({**config, "server_options": OPTIONS}))

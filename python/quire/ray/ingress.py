@@ -148,11 +148,13 @@ class Ingress:
     async def _send(self, reply: Reply, send: Send) -> None:
         await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
         self.counters.open_streams += 1
+        sent = 0
         try:
             async for piece in reply.chunks:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if reply.is_stream:
-                    await asyncio.sleep(min(settings.PAUSE_MAX_S, self.counters.open_streams * settings.PAUSE_PER_STREAM_S))
+                sent += 1
+                if reply.is_stream and sent > 1:  # the first may be a head without a token
+                    await self._gather()
         except Lost as error:
             self.counters.lost += 1
             if not reply.is_stream:
@@ -168,6 +170,11 @@ class Ingress:
     def attempt_for(self, request: Request) -> Attempt:
         """How this request gets its replies; an ingress of several deployments chooses one here."""
         return self.attempt
+
+    async def _gather(self) -> None:
+        """Lets events gather until the next common tick: streams that wake together share their way through the loop."""
+        pause = min(settings.PAUSE_MAX_S, self.counters.open_streams * settings.PAUSE_PER_STREAM_S)
+        await asyncio.sleep(pause - time.monotonic() % pause)
 
     async def attempt(self, request: Request, stack: AsyncExitStack, avoid: Collection[str] = ()) -> Reply:
         return await exchange(request, self.choose, stack, self.counters, avoid)

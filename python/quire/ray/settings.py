@@ -93,8 +93,8 @@ BODY_BYTES_MAX = 16 << 20  # as the server's own limit
 # Serve's proxy pays for each message, not for each byte. The first event of a stream leaves at once; between later
 # reads of one stream lies a pause that grows with the number of open streams, so that messages a second stay bounded
 # (1 / PAUSE_PER_STREAM_S) and each carries the events that have come meanwhile.
-PAUSE_PER_STREAM_S = 0.00025
-PAUSE_MAX_S = 0.05
+PAUSE_PER_STREAM_S = 0.0005
+PAUSE_MAX_S = 0.1
 
 
 def environment(*, haproxy: bool = False, throughput: bool = False) -> dict[str, str]:
