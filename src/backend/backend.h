@@ -27,6 +27,7 @@ typedef struct qr_backend {
     const char *name; /* "cpu" */
     qr_status (*open)(const qr_device_options *options, qr_device **out, qr_error *err);
     void (*close)(qr_device *device);
+    void (*use)(qr_device *device); /* the calling thread works for it from now on; NULL: nothing to do */
     uint64_t (*memory_available)(const qr_device *device, double share); /* qr_device_memory_available */
     void (*fault)(
         qr_device *); /* makes it fail as a lost one does (tests); NULL: qr_device_break says so itself */

@@ -30,6 +30,9 @@ struct qr_team {
 
 static void run_task(team_rank *me)
 {
+    const qr_backend *backend = me->device->backend;
+    if (backend->use != NULL)
+        backend->use(me->device);
     me->error = (qr_error){0};
     me->status = me->team->task(me->team->arg, me->rank, &me->error);
 }

@@ -68,6 +68,8 @@ typedef struct cuda_device {
     float *host_logits; /* pinned */
     size_t host_logits_bytes;
     float *no_logits;
+    cuda_group group;           /* its view; ranks 0: it works alone */
+    struct cuda_shared *shared; /* what the ranks have in common (group.c) */
 } cuda_device;
 
 typedef struct cuda_kv {
@@ -83,6 +85,19 @@ bool cuda_check(cuda_device *device, cudaError_t error, const char *op);
 /* qr_fail with the device's name and the runtime's word for the error. */
 qr_status cuda_fail(const cuda_device *device, qr_status status, cudaError_t error, const char *what,
                     qr_error *err);
+
+/* Makes the calling thread the device's. */
+void cuda_use(qr_device *);
+
+/* ---- group.c ---- */
+
+qr_status cuda_group_open(qr_device *const *devices, int count, qr_error *);
+void cuda_group_leave(cuda_device *);
+void cuda_group_fail(qr_device *);
+void cuda_all_reduce(qr_device *, qr_tensor x);
+void cuda_all_gather(qr_device *, qr_tensor x, int64_t first, qr_tensor y);
+/* QR_OK until a rank has failed. */
+qr_status cuda_group_status(const cuda_device *, qr_error *);
 
 /* ---- memory.c ---- */
 

@@ -84,12 +84,19 @@ static qr_status open_parts(cuda_device *device, qr_error *err)
     return status == QR_OK ? cuda_draws_open(device, err) : status;
 }
 
+void cuda_use(qr_device *device)
+{
+    cuda_check(cuda_of(device), cudaSetDevice(cuda_of(device)->ordinal), "device");
+}
+
 static void cuda_close(qr_device *base)
 {
     cuda_device *device = cuda_of(base);
+    cuda_use(base);
     if (device->stream != NULL)
         cudaStreamSynchronize(device->stream);
     cuda_step_close(device);
+    cuda_group_leave(device);
     qr_free(device->no_logits);
     cuda_staging_close(device);
     cuda_owned_free(device);
@@ -105,6 +112,10 @@ static qr_status cuda_open(const qr_device_options *options, qr_device **out, qr
     int ordinal = 0;
     struct cudaDeviceProp facts;
     qr_status status = read_ordinal(options->device, &ordinal, err);
+    ordinal += options->rank; /* ranks take the GPUs from the named one on */
+    /* Loading a kernel at its first launch may wait for the device, which may wait for a peer that waits likewise. */
+    if (options->ranks > 1)
+        setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     if (status == QR_OK)
         status = find_device(ordinal, &facts, err);
     if (status != QR_OK)
@@ -139,6 +150,11 @@ const qr_backend qr_backend_cuda = {
     .name = "cuda",
     .open = cuda_open,
     .close = cuda_close,
+    .use = cuda_use,
+    .group_open = cuda_group_open,
+    .group_fail = cuda_group_fail,
+    .all_reduce = cuda_all_reduce,
+    .all_gather = cuda_all_gather,
     .memory_available = cuda_memory_available,
     .block_size = 32,
     .batched_tokens = 8192,

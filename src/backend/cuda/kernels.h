@@ -6,6 +6,7 @@
 #define QR_BACKEND_CUDA_KERNELS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <cuda_runtime_api.h>
@@ -52,8 +53,9 @@ typedef struct cuda_step_view { /* device addresses of a step's facts */
 /* ---- rows.cu ---- */
 
 /* A step's first kernel: notes when it begins. A row whose id is not known on the host yet takes the one that the
- * step before drew (source). */
-cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const cuda_step_view *step, cuda_rows y_f32);
+ * step before drew (source). The table has rows [first, first + count) of the vocabulary; other ids give zeros. */
+cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, int32_t first, int32_t count,
+                              const cuda_step_view *step, cuda_rows y_f32);
 cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x_f32, const float *w, float eps, cuda_rows y);
 cudaError_t cuda_launch_add(cudaStream_t s, cuda_rows x_f32, cuda_rows delta);
 cudaError_t cuda_launch_add_rmsnorm(cudaStream_t s, cuda_rows x_f32, cuda_rows delta, const float *w,
@@ -146,6 +148,32 @@ cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride
 cudaError_t cuda_launch_trap(cudaStream_t s); /* for tests: the context is lost */
 /* The end of a step that draws nothing. */
 cudaError_t cuda_launch_stamp(cudaStream_t s, cuda_results *results);
+
+/* ---- group.cu: several GPUs ---- */
+
+enum {
+    CUDA_GROUP_RANKS = 8,
+    CUDA_GROUP_THREADS = 256,
+    CUDA_GROUP_BLOCKS =
+        128,               /* that all run at once on any GPU served here: they wait for each other's peers */
+    CUDA_GROUP_PASSES = 2, /* packets of a thread in a small sum */
+    CUDA_GROUP_SMALL = CUDA_GROUP_PASSES * CUDA_GROUP_BLOCKS * CUDA_GROUP_THREADS * 8 /* bytes: 512 KiB */
+};
+enum { CUDA_GROUP_FINE, CUDA_GROUP_FAILED, CUDA_GROUP_WAITED /* too long */ };
+
+typedef struct cuda_group { /* what a rank's kernels get */
+    int32_t rank, ranks;
+    void *mail[CUDA_GROUP_RANKS]; /* of each rank, in its memory, zero at first */
+    uint32_t *calls;              /* [CUDA_GROUP_BLOCKS] so far, by block; in own memory */
+    uint32_t *failed;             /* CUDA_GROUP_FINE until somebody fails; in host memory, the same for all */
+} cuda_group;
+size_t cuda_group_mail_bytes(int ranks);
+/* x becomes the sum over ranks. Up to 15 bytes behind it are touched. */
+cudaError_t cuda_launch_all_reduce(cudaStream_t s, const cuda_group *group, void *x, int64_t bytes,
+                                   bool bf16_numbers);
+/* F32 rows: x goes into everybody's y from column `first` on. */
+cudaError_t cuda_launch_all_gather(cudaStream_t s, const cuda_group *group, cuda_rows x, int64_t first,
+                                   cuda_rows y);
 
 /* ---- convert.cu: weights ---- */
 

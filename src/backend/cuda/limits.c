@@ -176,6 +176,7 @@ qr_status cuda_limits(qr_device *base, bool refresh, char **json, qr_error *err)
 {
     (void)refresh; /* a second's work: not worth a cache */
     cuda_device *device = cuda_of(base);
+    cuda_use(base);
     trial t = {.device = device, .bytes = read_bytes_most, .turns = 8};
     cudaError_t error = cudaMalloc((void **)&t.memory, t.bytes);
     if (error != cudaSuccess) {
@@ -201,6 +202,7 @@ qr_status cuda_limits(qr_device *base, bool refresh, char **json, qr_error *err)
 void cuda_rates(qr_device *base, double *read_bytes, double *flops)
 {
     cuda_device *device = cuda_of(base);
+    cuda_use(base);
     trial t = {.device = device, .bytes = read_bytes_most / 2, .turns = 3, .own = true};
     double read_ms = 0, product_ms = 0;
     if (device->read_rate <= 0 && device->error == cudaSuccess &&

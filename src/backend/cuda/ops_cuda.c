@@ -18,7 +18,9 @@ void cuda_embed(qr_device *base, const qr_weight *table, const int32_t *ids, qr_
     cuda_device *device = cuda_of(base);
     (void)ids; /* the batch's: in device memory already */
     if (!cuda_idle(device))
-        cuda_check(device, cuda_launch_embed(device->stream, table->packed, &device->step.view, rows_of(y)),
+        cuda_check(device,
+                   cuda_launch_embed(device->stream, table->packed, (int32_t)table->row_begin,
+                                     (int32_t)table->rows, &device->step.view, rows_of(y)),
                    "embed");
 }
 

@@ -4,7 +4,7 @@
 
 namespace {
 
-__global__ void embed_kernel(const bf16 *table, cuda_step_view step, cuda_rows y)
+__global__ void embed_kernel(const bf16 *table, int first, int count, cuda_step_view step, cuda_rows y)
 {
     pdl_wait();
     pdl_release();
@@ -12,10 +12,11 @@ __global__ void embed_kernel(const bf16 *table, cuda_step_view step, cuda_rows y
         step.results->begin_ns = global_ns();
     int source = step.source[blockIdx.x];
     int id = source < 0 ? step.ids[blockIdx.x] : max(step.results->ids[source], 0);
-    const bf16 *from = table + static_cast<int64_t>(id) * y.cols;
+    bool here = id >= first && id - first < count;
+    const bf16 *from = table + static_cast<int64_t>(here ? id - first : 0) * y.cols;
     float *to = static_cast<float *>(y.data) + blockIdx.x * y.stride;
     for (int i = threadIdx.x; i < y.cols; i += blockDim.x)
-        to[i] = __bfloat162float(from[i]);
+        to[i] = here ? __bfloat162float(from[i]) : 0;
 }
 
 /* A row in registers: PER_THREAD numbers a thread in runs of 4. Add: x += delta first. One order of sums for a given
@@ -138,10 +139,11 @@ template <typename Item> __global__ void gather_kernel(cuda_rows x, const int32_
 
 } // namespace
 
-cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, const cuda_step_view *step, cuda_rows y)
+cudaError_t cuda_launch_embed(cudaStream_t s, const void *table, int32_t first, int32_t count,
+                              const cuda_step_view *step, cuda_rows y)
 {
     return cuda_launch(embed_kernel, dim3(static_cast<unsigned>(y.rows)), dim3(256), 0, s,
-                       static_cast<const bf16 *>(table), *step, y);
+                       static_cast<const bf16 *>(table), first, count, *step, y);
 }
 
 cudaError_t cuda_launch_rmsnorm(cudaStream_t s, cuda_rows x, const float *w, float eps, cuda_rows y)

@@ -368,9 +368,9 @@ static void end_recording(cuda_device *device)
 
 static qr_status failure_of(const cuda_device *device, qr_error *err)
 {
-    if (device->error == cudaSuccess)
-        return QR_OK;
-    return cuda_fail(device, QR_DEVICE_FAILED, device->error, device->error_op, err);
+    if (device->error != cudaSuccess)
+        return cuda_fail(device, QR_DEVICE_FAILED, device->error, device->error_op, err);
+    return cuda_group_status(device, err);
 }
 
 /* One small copy: when the step ran, and the tokens that it drew. */
