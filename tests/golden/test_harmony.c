@@ -61,11 +61,20 @@ typedef struct edit {
     const char *from, *to;
 } edit;
 /* The library leaves the date out unless it is given one; the template always has it. */
-static const edit no_date = {"Current date: 2025-06-28\n", ""};
+#define NO_DATE                          \
+    {                                    \
+        "Current date: 2025-06-28\n", "" \
+    }
 /* The template wants a message to look at. */
-static const edit no_message = {"<|start|>user<|message|>x<|end|>", ""};
+#define NO_MESSAGE                             \
+    {                                          \
+        "<|start|>user<|message|>x<|end|>", "" \
+    }
 /* The template ends instructions with an empty line, also where no tools follow. */
-static const edit no_blank = {"robot.\n\n<|end|>", "robot.<|end|>"};
+#define NO_BLANK                             \
+    {                                        \
+        "robot.\n\n<|end|>", "robot.<|end|>" \
+    }
 
 typedef struct prompt_row {
     const char *file, *context;
@@ -76,32 +85,32 @@ typedef struct prompt_row {
 } prompt_row;
 
 static const prompt_row prompt_rows[] = {
-    {.file = "test_simple_convo", .context = "\"messages\":[" USER("What is 2 + 2?") "]", .edits = {no_date}},
+    {.file = "test_simple_convo", .context = "\"messages\":[" USER("What is 2 + 2?") "]", .edits = {NO_DATE}},
     {.file = "test_simple_convo_low_effort_no_instruction",
      .context = "\"messages\":[" CAPITAL "]," EFFORT("low"),
-     .edits = {no_date}},
+     .edits = {NO_DATE}},
     {.file = "test_simple_convo_medium_effort_no_instruction",
      .context = "\"messages\":[" CAPITAL "]," EFFORT("medium"),
-     .edits = {no_date}},
+     .edits = {NO_DATE}},
     {.file = "test_simple_convo_high_effort_no_instruction",
      .context = "\"messages\":[" CAPITAL "]," EFFORT("high"),
-     .edits = {no_date}},
+     .edits = {NO_DATE}},
     {.file = "test_simple_convo_low_effort",
      .context = "\"messages\":[" ROBOT "," CAPITAL "]," EFFORT("low"),
-     .edits = {no_date, no_blank}},
+     .edits = {NO_DATE, NO_BLANK}},
     {.file = "test_simple_convo_medium_effort",
      .context = "\"messages\":[" ROBOT "," CAPITAL "]," EFFORT("medium"),
-     .edits = {no_date, no_blank}},
+     .edits = {NO_DATE, NO_BLANK}},
     {.file = "test_simple_convo_high_effort",
      .context = "\"messages\":[" ROBOT "," CAPITAL "]," EFFORT("high"),
-     .edits = {no_date, no_blank}},
-    {.file = "test_no_tools", .context = "\"messages\":[" USER("x") "]", .edits = {no_message}},
+     .edits = {NO_DATE, NO_BLANK}},
+    {.file = "test_no_tools", .context = "\"messages\":[" USER("x") "]", .edits = {NO_MESSAGE}},
     {.file = "test_browser_tool_only",
      .context = "\"messages\":[" USER("x") "],\"builtin_tools\":[\"browser\"]",
-     .edits = {no_message}},
+     .edits = {NO_MESSAGE}},
     {.file = "test_browser_and_python_tool",
      .context = "\"messages\":[" USER("x") "],\"builtin_tools\":[\"browser\",\"python\"]",
-     .edits = {no_message}},
+     .edits = {NO_MESSAGE}},
     {.file = "test_browser_and_function_tool",
      .context = "\"messages\":[" USER("x") "],\"builtin_tools\":[\"browser\"],\"tools\":[" FUNCTION(
          "lookup_weather",
@@ -111,7 +120,7 @@ static const prompt_row prompt_rows[] = {
          ",\"parameters\":{\"type\":\"object\",\"required\":[\"location\"],\"properties\":{\"location\":{"
          "\"type\":"
          "\"string\"}}}") "]",
-     .edits = {no_message}},
+     .edits = {NO_MESSAGE}},
     /* The template puts a comma behind a last default; kitchensink's notes (examples, titles, oneOf) are the library's. */
     {.file = "test_render_functions_with_parameters",
      .context = "\"messages\":[{\"role\":\"developer\",\"content\":\"Always respond in riddles\"}," USER(
