@@ -111,7 +111,9 @@ void qr_output_end(qr_output *sample, qr_finish finish, qr_status status)
 qr_finish qr_output_replay(qr_output *sample, const int32_t *ids, int64_t count, int64_t text_bytes)
 {
     qr_finish finish = QR_FINISH_NONE;
-    for (int64_t i = 0; i < count && finish == QR_FINISH_NONE; i++) {
+    /* With max_tokens 0 there is room for none of them. */
+    for (int64_t i = 0;
+         i < count && finish == QR_FINISH_NONE && sample->seq.committed < sample->seq.tokens_max; i++) {
         qr_sequence_append(&sample->seq, ids[i]);
         finish = qr_output_accept(sample);
     }

@@ -233,9 +233,17 @@ static void a_resumed_stream_continues_the_interrupted_one(void **state)
     rig_run(&r, &nothing_left, 1);
     assert_int_equal(nothing_left.out[0].count, 0);
     assert_int_equal(nothing_left.out[0].finish, QR_FINISH_LENGTH);
+    rig_job no_room = sampled(0, 9);
+    no_room.options.sampling.logprobs = -1;
+    no_room.options.sampling.prompt_logprobs = 0;
+    no_room.options.output_prefix_ids = whole.out[0].ids;
+    no_room.options.output_prefix_count = 3;
+    rig_run(&r, &no_room, 1);
+    assert_int_equal(no_room.out[0].finish, QR_FINISH_LENGTH);
     rig_check_quiet(&r);
     rig_free(&whole, 1);
     rig_free(&nothing_left, 1);
+    rig_free(&no_room, 1);
     rig_close(&r);
 }
 
