@@ -83,9 +83,8 @@ static qr_status choose_kv_dtype(qr_engine_plan *plan, const qr_device *device, 
     plan->runner.kv_dtype = qr_net_kv_dtype(net, net_options);
     if (name == NULL || strcmp(name, "auto") == 0)
         return QR_OK;
-    const bool fp8 = strcmp(name, "fp8") == 0 || strcmp(name, "fp8_e4m3") == 0;
-    int dtype = fp8 ? QR_DTYPE_F8_E4M3 : qr_dtype_parse(name);
-    if (!fp8 && dtype != QR_DTYPE_F32 && dtype != QR_DTYPE_F16 && dtype != QR_DTYPE_BF16)
+    int dtype = qr_dtype_parse(name);
+    if (dtype < 0 || dtype == QR_DTYPE_I32)
         return qr_fail(err, QR_INVALID_ARGUMENT,
                        "engine: kv_cache_dtype must be auto, float32, float16, bfloat16 or fp8, got %s",
                        name);

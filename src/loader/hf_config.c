@@ -299,7 +299,7 @@ static void read_dtype(reader *r)
     if (value == NULL)
         return;
     int dtype = qr_dtype_parse(qr_json_cstring(value, ""));
-    if (dtype < 0 || dtype == QR_DTYPE_I32) {
+    if (dtype != QR_DTYPE_F32 && dtype != QR_DTYPE_F16 && dtype != QR_DTYPE_BF16) {
         char what[120];
         snprintf(what, sizeof(what), "\"%.40s\" is not float32, float16 or bfloat16",
                  qr_json_cstring(value, ""));

@@ -30,10 +30,11 @@ int qr_dtype_parse(const char *name)
     static const struct {
         const char *name;
         qr_dtype dtype;
-    } spellings[] = {{"float32", QR_DTYPE_F32},   {"float", QR_DTYPE_F32},   {"fp32", QR_DTYPE_F32},
-                     {"f32", QR_DTYPE_F32},       {"float16", QR_DTYPE_F16}, {"half", QR_DTYPE_F16},
-                     {"fp16", QR_DTYPE_F16},      {"f16", QR_DTYPE_F16},     {"int32", QR_DTYPE_I32},
-                     {"bfloat16", QR_DTYPE_BF16}, {"bf16", QR_DTYPE_BF16}};
+    } spellings[] = {{"float32", QR_DTYPE_F32},     {"float", QR_DTYPE_F32},   {"fp32", QR_DTYPE_F32},
+                     {"f32", QR_DTYPE_F32},         {"float16", QR_DTYPE_F16}, {"half", QR_DTYPE_F16},
+                     {"fp16", QR_DTYPE_F16},        {"f16", QR_DTYPE_F16},     {"int32", QR_DTYPE_I32},
+                     {"bfloat16", QR_DTYPE_BF16},   {"bf16", QR_DTYPE_BF16},   {"fp8", QR_DTYPE_F8_E4M3},
+                     {"fp8_e4m3", QR_DTYPE_F8_E4M3}};
     if (name == NULL)
         return -1;
     if (strncmp(name, "torch.", 6) == 0) /* "torch.bfloat16" in old config files */

@@ -108,8 +108,10 @@ static void dtype_names_parse_in_their_spellings(void **state)
     assert_int_equal(qr_dtype_parse("float"), QR_DTYPE_F32);
     assert_int_equal(qr_dtype_parse("torch.bfloat16"), QR_DTYPE_BF16);
     assert_int_equal(qr_dtype_parse("float8"), -1);
+    assert_int_equal(qr_dtype_parse("fp8"), QR_DTYPE_F8_E4M3);
     assert_int_equal(qr_dtype_parse(""), -1);
     assert_int_equal(qr_dtype_parse(NULL), -1);
+    assert_int_equal(qr_dtype_bytes(QR_DTYPE_F8_E4M3), 1);
     assert_int_equal(qr_dtype_bytes(QR_DTYPE_F32), 4);
     assert_int_equal(qr_dtype_bytes(QR_DTYPE_BF16), 2);
 }
