@@ -79,6 +79,7 @@ const char *qr_device_name(const qr_device *device) { return device->backend->na
 const char *qr_device_describe(const qr_device *device) { return device->description; }
 int32_t qr_device_block_size(const qr_device *device) { return device->backend->block_size; }
 int32_t qr_device_batched_tokens(const qr_device *device) { return device->backend->batched_tokens; }
+int32_t qr_device_edits(const qr_device *device) { return device->backend->edits; }
 int32_t qr_device_shared_rows(const qr_device *device) { return device->backend->shared_rows; }
 bool qr_device_owns_memory(const qr_device *device) { return device->backend->own_memory; }
 bool qr_device_holds_kv(const qr_device *device, qr_dtype dtype)

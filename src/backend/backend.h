@@ -34,6 +34,7 @@ typedef struct qr_backend {
     void (*rates)(qr_device *, double *read_bytes, double *flops); /* qr_device_rates; NULL: not measured */
     qr_status (*limits)(qr_device *, bool refresh, char **json, qr_error *); /* qr_bench_limits */
     int32_t block_size, batched_tokens, shared_rows;
+    int32_t edits; /* qr_device_edits */
     qr_dtype
         activation; /* of activations other than the residual stream (the embedding's rows), which is F32 */
     int32_t logit_rows; /* rows of logits to hold at a time; 0: a few */

@@ -187,15 +187,27 @@ const float *qr_op_logits(qr_ops *ops, qr_tensor x, const qr_weight *head);
 
 /* ---- Drawing on the device: for backends that can; the logits then stay there ---- */
 
-/* How a row's token is drawn (sample/sampler.h's rules without masks and penalties). */
+/* What masks and penalties make of one logit x of a row, each step rounded: x + bias (-inf bans it; NaN counts as
+ * -inf), then x > 0 ? x / repetition : x * repetition, then - frequency, then - presence. */
+typedef struct qr_logit_edit {
+    int32_t id;
+    float bias, repetition, frequency, presence;
+} qr_logit_edit;
+
+/* How a row's token is drawn (sample/sampler.h's rules). */
 typedef struct qr_draw {
     float temperature; /* 0: greedy */
     float top_p, min_p;
     int32_t top_k;
     double uniform; /* [0, 1): the draw */
     bool to_host;   /* leave it to the host: bring the logits instead */
+    const qr_logit_edit
+        *edits; /* [edit_count] made before the draw, an id at most once; read by qr_op_draw alone */
+    int32_t edit_count;
 } qr_draw;
 bool qr_device_draws(const qr_device *device, int32_t vocab);
+int32_t qr_device_edits(
+    const qr_device *device); /* edits that a step may bring; 0: none, such rows go to the host */
 /* Promise: all logits of this execution will be asked for by qr_op_draw, none by qr_op_logits, so that a step needs
  * nothing of the host before its end (and may be replayed from a recording). */
 void qr_ops_promise_draws(qr_ops *ops);

@@ -25,6 +25,8 @@ struct qr_runner {
     uint64_t fault_step; /* a device is made to fail in this step, counted from 1 (tests); 0: never */
     int fault_rank;      /* which one's */
     uint64_t steps;
+    qr_logit_edit *edits;      /* [qr_device_edits] of the rows that are drawn at a time */
+    int32_t edit_count;        /* of this step */
     const int32_t *last_drawn; /* by logit row, of the step that was begun last (when not ahead) */
 };
 
@@ -71,6 +73,8 @@ qr_status qr_runner_new(qr_team *team, qr_net *const *nets, const qr_runner_opti
         return status;
     }
     read_fault(runner);
+    if (runner->draws && qr_device_edits(device) > 0)
+        runner->edits = qr_calloc((size_t)qr_device_edits(device), sizeof(qr_logit_edit));
     runner->threads = qr_device_host_threads(device);
     runner->scratch = qr_calloc((size_t)runner->threads, sizeof(*runner->scratch));
     for (int i = 0; i < runner->threads; i++)
@@ -86,6 +90,7 @@ void qr_runner_free(qr_runner *runner)
     for (int i = 0; i < runner->threads; i++)
         qr_sampler_scratch_free(runner->scratch[i]);
     qr_free(runner->scratch);
+    qr_free(runner->edits);
     for (int i = 0; i < qr_team_ranks(runner->team); i++) {
         qr_ops_close(runner->ranks[i].ops);
         qr_kv_close(runner->ranks[i].kv);
@@ -117,20 +122,35 @@ static void run_job(void *arg, int64_t index, int worker)
     slice->drawn[index] = qr_sample(&input, scratch, job->logprobs);
 }
 
-/* Rows whose logits the host must see: log-probabilities, masks and penalties. */
-static bool needs_host_row(const qr_logit_job *job)
+/* Masks and penalties as edits of the logits; false: the host must see the row. */
+static bool add_edits(qr_runner *runner, const qr_logit_job *job, qr_draw *draw)
 {
-    return !job->samples ||
-           qr_sampler_needs_host(job->input.params, job->input.count - job->input.prompt_count);
+    const qr_sampler_params *p = job->input.params;
+    int32_t room = qr_device_edits(runner->ranks[0].device) - runner->edit_count;
+    if (!job->samples || p->logprobs >= 0)
+        return false;
+    if (!qr_sampler_needs_host(p, job->input.count - job->input.prompt_count))
+        return true;
+    if (room <= 0)
+        return false;
+    draw->edits = runner->edits + runner->edit_count;
+    draw->edit_count =
+        qr_sampler_edits(&job->input, runner->scratch[0], runner->edits + runner->edit_count, room);
+    runner->edit_count += QR_MAX(draw->edit_count, 0);
+    return draw->edit_count >= 0;
 }
 
-static qr_draw draw_of(const qr_logit_job *job)
+static qr_draw draw_of(qr_runner *runner, const qr_logit_job *job)
 {
-    if (needs_host_row(job))
-        return (qr_draw){.to_host = true, .top_p = 1};
     const qr_sampler_input *input = &job->input;
     const qr_sampler_params *p = input->params;
-    qr_draw draw = {.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k};
+    qr_draw draw = {0};
+    if (!add_edits(runner, job, &draw))
+        return (qr_draw){.to_host = true, .top_p = 1};
+    draw.temperature = p->temperature;
+    draw.top_p = p->top_p;
+    draw.min_p = p->min_p;
+    draw.top_k = p->top_k;
     if (p->temperature > 0)
         draw.uniform = qr_rng_uniform(p->seed, input->sample, (uint64_t)input->count, QR_RNG_SAMPLE);
     return draw;
@@ -240,8 +260,9 @@ qr_status qr_runner_begin(qr_runner *runner, const qr_step_batch *batch, qr_aren
                          .tokens = qr_arena_alloc(arena, (size_t)batch->plan->item_count * sizeof(int32_t)),
                          .drawn = qr_arena_alloc(arena, rows * sizeof(int32_t)),
                          .draws = qr_arena_alloc(arena, rows * sizeof(qr_draw))};
+    runner->edit_count = 0;
     for (int32_t i = 0; i < batch->flat.n_logit_rows && runner->draws; i++)
-        result->draws[i] = draw_of(&batch->jobs[i]);
+        result->draws[i] = draw_of(runner, &batch->jobs[i]);
     runner->steps++;
     runner_step step = {.runner = runner,
                         .batch = runner->ahead ? &batch->flat : with_known_ids(runner, &batch->flat, arena),

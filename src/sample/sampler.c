@@ -26,6 +26,7 @@ struct qr_sampler_scratch {
     candidate *candidates;  /* [vocab] */
     int32_t *output_counts; /* [vocab] zero between calls */
     uint8_t *seen;          /* [vocab] zero between calls */
+    int32_t *places;        /* [vocab] an id's edit, counted from 1; zero between calls */
     qr_logprob *best;       /* [logprobs_max] a heap while the best are looked for */
 };
 
@@ -41,6 +42,7 @@ qr_sampler_scratch *qr_sampler_scratch_new(int32_t vocab_max, int32_t logprobs_m
     scratch->candidates = qr_calloc(vocab, sizeof(candidate));
     scratch->output_counts = qr_calloc(vocab, sizeof(int32_t));
     scratch->seen = qr_calloc(vocab, 1);
+    scratch->places = qr_calloc(vocab, sizeof(int32_t));
     scratch->best = qr_calloc((size_t)scratch->logprobs_max + 1, sizeof(qr_logprob));
     return scratch;
 }
@@ -55,6 +57,7 @@ void qr_sampler_scratch_free(qr_sampler_scratch *scratch)
     qr_free(scratch->candidates);
     qr_free(scratch->output_counts);
     qr_free(scratch->seen);
+    qr_free(scratch->places);
     qr_free(scratch->best);
     qr_free(scratch);
 }
@@ -136,6 +139,90 @@ static const float *process(const qr_sampler_input *input, qr_sampler_scratch *s
     if (p->penalised)
         penalise(input, scratch, row);
     return row;
+}
+
+/* ---- The same as a list of edits ------------------------------------------------------------------------------ */
+
+typedef struct edit_list {
+    qr_logit_edit *edits;
+    int32_t *places;
+    int32_t count, most, vocab;
+} edit_list;
+
+/* The edit of an id, made when it has none; NULL: beyond the vocabulary, or the list is full (count is then most + 1). */
+static qr_logit_edit *edit_of(edit_list *list, int32_t id)
+{
+    if (id >= list->vocab || list->count > list->most)
+        return NULL;
+    if (list->places[id] == 0) {
+        if (list->count == list->most) {
+            list->count++;
+            return NULL;
+        }
+        list->edits[list->count++] = (qr_logit_edit){.id = id, .repetition = 1};
+        list->places[id] = list->count;
+    }
+    return &list->edits[list->places[id] - 1];
+}
+
+static void edit_ban(edit_list *list, int32_t id)
+{
+    qr_logit_edit *edit = edit_of(list, id);
+    if (edit != NULL)
+        edit->bias = -INFINITY;
+}
+
+static void edit_bad_words(edit_list *list, const qr_sampler_input *input)
+{
+    int64_t generated = input->count - input->prompt_count;
+    for (int32_t w = 0; w < input->params->bad_word_count; w++) {
+        qr_id_list word = input->params->bad_words[w];
+        int64_t before = word.count - 1;
+        if (word.count > 0 && before <= generated &&
+            memcmp(input->ids + input->count - before, word.ids, (size_t)before * sizeof(int32_t)) == 0)
+            edit_ban(list, word.ids[before]);
+    }
+}
+
+/* An id's `presence` counts its output while the list is made. */
+static void edit_penalties(edit_list *list, const qr_sampler_input *input)
+{
+    const qr_sampler_params *p = input->params;
+    for (int64_t i = 0; i < input->count; i++) {
+        qr_logit_edit *edit = edit_of(list, input->ids[i]);
+        if (edit == NULL)
+            continue;
+        edit->repetition = p->repetition_penalty;
+        edit->presence += i >= input->prompt_count ? 1 : 0;
+    }
+    for (int32_t i = 0; i < QR_MIN(list->count, list->most); i++) {
+        float count = list->edits[i].presence;
+        list->edits[i].frequency = p->frequency_penalty * count;
+        list->edits[i].presence = count > 0 ? p->presence_penalty : 0;
+    }
+}
+
+int32_t qr_sampler_edits(const qr_sampler_input *input, qr_sampler_scratch *scratch, qr_logit_edit *edits,
+                         int32_t most)
+{
+    const qr_sampler_params *p = input->params;
+    edit_list list = {.edits = edits, .places = scratch->places, .most = most, .vocab = p->vocab};
+    if (p->allowed.count > 0)
+        return -1;
+    bool short_of_min = input->count - input->prompt_count < p->min_tokens;
+    for (int32_t i = 0; short_of_min && i < p->end_ids.count; i++)
+        edit_ban(&list, p->end_ids.ids[i]);
+    edit_bad_words(&list, input);
+    for (int32_t i = 0; i < p->bias_count; i++) {
+        qr_logit_edit *edit = edit_of(&list, p->bias[i].token);
+        if (edit != NULL)
+            edit->bias += p->bias[i].bias;
+    }
+    if (p->penalised)
+        edit_penalties(&list, input);
+    for (int32_t i = 0; i < QR_MIN(list.count, most); i++)
+        list.places[edits[i].id] = 0;
+    return list.count <= most ? list.count : -1;
 }
 
 /* ---- The draw ------------------------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #ifndef QR_SAMPLE_SAMPLER_H
 #define QR_SAMPLE_SAMPLER_H
 
+#include "backend/ops.h"
 #include "base/arena.h"
 #include "base/status.h"
 #include "quire.h"
@@ -40,8 +41,8 @@ typedef struct qr_sampler_params {
     int32_t vocab;      /* columns of a logits row that are real tokens */
 } qr_sampler_params;
 
-/* Whether drawing the next token after `output_count` of them takes masks, penalties or log-probabilities: more than
- * temperature and cuts, which a device may apply itself (qr_op_draw). */
+/* Whether drawing the next token after `output_count` of them takes masks, penalties or log-probabilities: then the
+ * tokens before it must be known to the host. */
 static inline bool qr_sampler_needs_host(const qr_sampler_params *p, int64_t output_count)
 {
     return p->logprobs >= 0 || p->penalised || p->bias_count > 0 || p->bad_word_count > 0 ||
@@ -67,6 +68,11 @@ typedef struct qr_sampler_input {
     int64_t prompt_count, count;
     uint32_t sample; /* index among n */
 } qr_sampler_input;
+
+/* The edits that make a row of logits the one that qr_sample draws from, for devices that draw themselves (qr_draw);
+ * every id at most once. -1: they are more than `most`, or only listed ids are allowed: the host must draw. */
+int32_t qr_sampler_edits(const qr_sampler_input *input, qr_sampler_scratch *scratch, qr_logit_edit *edits,
+                         int32_t most);
 
 /* Returns the id. When params->logprobs >= 0 fills logprobs[0..logprobs] : [0] the chosen token with its rank, then the
  * best `logprobs` ones in order. Rows with NaN are treated as -inf; a row without any finite entry gives id -1 (the

@@ -213,10 +213,20 @@ static void the_device_draws_what_the_host_draws(void **state)
     static const struct {
         float temperature, top_p;
         int32_t top_k;
-    } cases[] = {{0, 1, 0}, {1, 1, 0}, {0.9f, 0.95f, 0}, {0.8f, 1, 40}, {1.3f, 0.9f, 200}};
+        float repetition, presence, frequency;
+    } cases[] = {{0, 1, 0, 1, 0, 0},        {1, 1, 0, 1, 0, 0},          {0.9f, 0.95f, 0, 1, 0, 0},
+                 {0.8f, 1, 40, 1, 0, 0},    {1.3f, 0.9f, 200, 1, 0, 0},  {0, 1, 0, 1.4f, 0, 0},
+                 {1, 1, 0, 1, 1.5f, -0.5f}, {0.9f, 0.9f, 50, 0.8f, 0, 2}};
+    static const qr_logit_bias bias[] = {{17, -100}, {400, 3.5f}, {4000, 1.25f}};
     for (size_t i = 0; i < QR_COUNT_OF(cases); i++) {
         qr_engine_options options = gpu_options();
-        rig_job device = drawn_job(cases[i].temperature, cases[i].top_p, cases[i].top_k), host = device;
+        rig_job device = drawn_job(cases[i].temperature, cases[i].top_p, cases[i].top_k);
+        device.options.sampling.repetition_penalty = cases[i].repetition;
+        device.options.sampling.presence_penalty = cases[i].presence;
+        device.options.sampling.frequency_penalty = cases[i].frequency;
+        device.options.sampling.logit_bias = bias;
+        device.options.sampling.logit_bias_count = i % 2 == 1 ? QR_COUNT_OF(bias) : 0;
+        rig_job host = device, beside = device;
         host.options.sampling.logprobs = 0;
         run_alone(&options, &device);
         run_alone(&options, &host);
@@ -229,8 +239,7 @@ static void the_device_draws_what_the_host_draws(void **state)
         rig_open(&r, model, &options);
         static int32_t other[4000];
         fill(other, QR_COUNT_OF(other), 4);
-        rig_job jobs[2] = {drawn_job(cases[i].temperature, cases[i].top_p, cases[i].top_k),
-                           rig_job_of(other, QR_COUNT_OF(other), 1)};
+        rig_job jobs[2] = {beside, rig_job_of(other, QR_COUNT_OF(other), 1)};
         rig_run(&r, jobs, 2);
         assert_memory_equal(device.out[0].ids, jobs[0].out[0].ids, OUTPUT * sizeof(int32_t));
         rig_close(&r);

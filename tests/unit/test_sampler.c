@@ -269,6 +269,67 @@ static void penalties_match_their_formula(void **state)
     assert_int_equal(sample_at(f, &params, 0, 1, NULL), 1);
 }
 
+/* What ops.h says of an edit. */
+static float edited(float x, const qr_logit_edit *edit)
+{
+    x = (x == x ? x : -INFINITY) + edit->bias;
+    x = x > 0 ? x / edit->repetition : x * edit->repetition;
+    return x - edit->frequency - edit->presence;
+}
+
+static void edits_make_the_row_that_is_drawn_from(void **state)
+{
+    fixture *f = *state;
+    uint64_t random = 11;
+    int different = 0;
+    const int32_t word[] = {7, 9}, end_ids[] = {3, 40};
+    const qr_id_list bad[] = {{word, 2}, {word + 1, 1}}, ends = {end_ids, 2};
+    const qr_logit_bias bias[] = {{5, 4}, {40, -100}, {900, 7.25f}};
+    for (int turn = 0; turn < 400; turn++) {
+        uint64_t bits = qr_rng_next(&random);
+        qr_sampling_params from, plain;
+        qr_sampling_params_init(&from);
+        from.temperature = bits & 1 ? 0 : 1.5f;
+        from.top_k = bits & 2 ? 30 : 0;
+        plain = from;
+        from.repetition_penalty = bits & 4 ? 1.7f : 1;
+        from.frequency_penalty = bits & 8 ? 0.9f : 0;
+        from.presence_penalty = bits & 16 ? -1.3f : 0;
+        from.logit_bias = bias;
+        from.logit_bias_count = bits & 32 ? 3 : 0;
+        from.min_tokens = bits & 64 ? 8 : 0;
+        for (int i = 0; i < 64; i++)
+            f->ids[i] = (int32_t)(qr_rng_next(&random) % (i % 3 == 0 ? VOCAB + 2 : 12));
+        for (int i = 0; i < 12; i++) /* the ids that are spoken of matter */
+            f->logits[i] = 9 + (float)(qr_rng_next(&random) % 100) / 50;
+        f->logits[11] = NAN;
+        qr_sampler_params params = make(f, &from, ends, bad, bits & 128 ? 2 : 0);
+        qr_sampler_params without = make(f, &plain, (qr_id_list){0}, NULL, 0);
+        int64_t prompt = (int64_t)(bits >> 8) % 30, count = prompt + (int64_t)(bits >> 16) % 30;
+        qr_sampler_input input = {&params, f->logits, f->ids, prompt, count, 0};
+        qr_logit_edit edits[200];
+        int32_t made = qr_sampler_edits(&input, f->scratch, edits, (int32_t)QR_COUNT_OF(edits));
+        assert_true(made >= 0);
+        int32_t want = qr_sample(&input, f->scratch, NULL);
+        float *row = qr_calloc(VOCAB, sizeof(float));
+        memcpy(row, f->logits, sizeof(f->logits));
+        for (int32_t i = 0; i < made; i++) {
+            for (int32_t k = 0; k < i; k++)
+                assert_true(edits[i].id != edits[k].id);
+            row[edits[i].id] = edited(row[edits[i].id], &edits[i]);
+        }
+        qr_sampler_input after = {&without, row, f->ids, prompt, count, 0};
+        assert_int_equal(qr_sample(&after, f->scratch, NULL), want);
+        after.logits = f->logits;
+        different += qr_sample(&after, f->scratch, NULL) != want;
+        qr_free(row);
+        if (made > 1) /* no room for all: the host draws, and nothing of it is left behind */
+            assert_int_equal(qr_sampler_edits(&input, f->scratch, edits, made - 1), -1);
+        assert_int_equal(qr_sampler_edits(&input, f->scratch, edits, made), made);
+    }
+    assert_true(different > 100);
+}
+
 static void logprobs_are_of_the_raw_row_and_ordered(void **state)
 {
     fixture *f = *state;
@@ -364,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(bad_words_are_banned_only_where_they_would_be_completed, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(penalties_match_their_formula, setup, teardown),
+        cmocka_unit_test_setup_teardown(edits_make_the_row_that_is_drawn_from, setup, teardown),
         cmocka_unit_test_setup_teardown(logprobs_are_of_the_raw_row_and_ordered, setup, teardown),
         cmocka_unit_test(wrong_numbers_are_refused_by_name),
         cmocka_unit_test_setup_teardown(ids_outside_the_vocabulary_are_refused, setup, teardown),

@@ -21,6 +21,8 @@ enum { CUDA_GRAPH_ROWS = 1024, CUDA_GRAPHS = 47, CUDA_SLOTS = 2 };
 typedef struct cuda_slot {
     int32_t *facts;   /* [capacity] of the step */
     cuda_draw *draws; /* [CUDA_DRAWS_MAX] */
+    cuda_edit *edits; /* [CUDA_EDITS_MAX] */
+    int32_t edit_count;
     cuda_results *results;
     int32_t *host_rows; /* rows whose logits go to the host, ascending (not pinned) */
     int32_t host_count, host_copied;
@@ -31,6 +33,7 @@ typedef struct cuda_slot {
 
 typedef struct cuda_draws {
     cuda_draw *params; /* in device memory */
+    cuda_edit *edits;
     cuda_results *results;
     int32_t first, count, total; /* of the last call; total: rows of all calls of this step */
     qr_tensor logits;            /* of the last call */
@@ -161,6 +164,7 @@ bool cuda_draws_served(const qr_device *, int32_t vocab);
 void cuda_draw_rows(qr_device *, qr_tensor logits, const qr_draw *, int32_t first, int32_t count);
 /* Copies of the draws' parameters, and of the logits that the host wants; on the stream. */
 void cuda_draws_upload(cuda_device *, int32_t first, int32_t count);
+void cuda_edits_upload(cuda_device *, int32_t first);
 void cuda_draws_logits(cuda_device *, qr_tensor logits);
 int32_t cuda_drawn(const qr_device *, int32_t row);
 const float *cuda_drawn_logits(const qr_device *, int32_t row);

@@ -159,6 +159,7 @@ const qr_backend qr_backend_cuda = {
     .block_size = 32,
     .batched_tokens = 8192,
     .shared_rows = 1024,
+    .edits = CUDA_EDITS_MAX,
     .activation = QR_DTYPE_BF16,
     .logit_rows = CUDA_GRAPH_ROWS,
     .kv_f8 = true,

@@ -10,8 +10,9 @@ qr_status cuda_draws_open(cuda_device *device, qr_error *err)
 {
     cuda_draws *d = &device->draws;
     d->params = cuda_own(device, CUDA_DRAWS_MAX * sizeof(cuda_draw), "draws", err);
+    d->edits = cuda_own(device, CUDA_EDITS_MAX * sizeof(cuda_edit), "draws", err);
     d->results = cuda_own(device, sizeof(cuda_results), "draws", err);
-    if (d->params == NULL || d->results == NULL)
+    if (d->params == NULL || d->edits == NULL || d->results == NULL)
         return QR_OUT_OF_MEMORY;
     cuda_check(device, cudaMemset(d->results, 0, sizeof(cuda_results)), "draws");
     return QR_OK;
@@ -29,6 +30,18 @@ void cuda_draws_upload(cuda_device *device, int32_t first, int32_t count)
                cudaMemcpyAsync(device->draws.params + first, cuda_slot_made(device)->draws + first,
                                (size_t)count * sizeof(cuda_draw), cudaMemcpyHostToDevice, device->stream),
                "draw");
+}
+
+/* Those of the step from `first` on. */
+void cuda_edits_upload(cuda_device *device, int32_t first)
+{
+    const cuda_slot *slot = cuda_slot_made(device);
+    if (slot->edit_count > first)
+        cuda_check(device,
+                   cudaMemcpyAsync(device->draws.edits + first, slot->edits + first,
+                                   (size_t)(slot->edit_count - first) * sizeof(cuda_edit),
+                                   cudaMemcpyHostToDevice, device->stream),
+                   "draw");
 }
 
 bool cuda_host_logits_room(cuda_device *device, float **data, size_t *have, size_t bytes)
@@ -67,6 +80,40 @@ void cuda_draws_logits(cuda_device *device, qr_tensor logits)
             "logits");
 }
 
+static void put_edits(cuda_slot *slot, int32_t row, const qr_draw *draw)
+{
+    QR_ASSERT(draw->edit_count <= CUDA_EDITS_MAX - slot->edit_count);
+    for (int32_t i = 0; i < draw->edit_count; i++) {
+        const qr_logit_edit *edit = &draw->edits[i];
+        slot->edits[slot->edit_count++] = (cuda_edit){.row = row,
+                                                      .id = edit->id,
+                                                      .bias = edit->bias,
+                                                      .repetition = edit->repetition,
+                                                      .frequency = edit->frequency,
+                                                      .presence = edit->presence};
+    }
+}
+
+/* The draws of a call go in; returns where its edits begin. */
+static int32_t put_draws(cuda_slot *slot, const qr_draw *draws, int32_t first, int32_t count, int32_t rows)
+{
+    static const qr_draw nothing = {.top_p = 1}; /* of rows that fill the batch up */
+    int32_t edits = slot->edit_count;
+    for (int32_t i = 0; i < rows; i++) {
+        const qr_draw *draw = i < count ? &draws[i] : &nothing;
+        slot->draws[first + i] = (cuda_draw){.temperature = draw->to_host ? 0 : draw->temperature,
+                                             .top_p = draw->top_p,
+                                             .min_p = draw->min_p,
+                                             .top_k = draw->top_k,
+                                             .uniform = draw->uniform};
+        put_edits(slot, i, draw);
+        if (draw->to_host)
+            slot->host_rows[slot->host_count++] = first + i;
+    }
+    slot->draws[first].edits = slot->edit_count - edits;
+    return edits;
+}
+
 void cuda_draw_rows(qr_device *base, qr_tensor logits, const qr_draw *draws, int32_t first, int32_t count)
 {
     cuda_device *device = cuda_of(base);
@@ -74,30 +121,28 @@ void cuda_draw_rows(qr_device *base, qr_tensor logits, const qr_draw *draws, int
     cuda_slot *slot = cuda_slot_made(device);
     int32_t rows = (int32_t)logits.rows;
     QR_ASSERT(first >= 0 && first + rows <= CUDA_DRAWS_MAX && logits.row_stride == logits.cols);
-    for (int32_t i = 0; i < rows; i++) {
-        static const qr_draw nothing = {.top_p = 1};
-        const qr_draw *draw = i < count ? &draws[i] : &nothing;
-        slot->draws[first + i] = (cuda_draw){.temperature = draw->to_host ? 0 : draw->temperature,
-                                             .top_p = draw->top_p,
-                                             .min_p = draw->min_p,
-                                             .top_k = draw->top_k,
-                                             .uniform = draw->uniform};
-        if (draw->to_host)
-            slot->host_rows[slot->host_count++] = first + i;
-    }
+    int32_t edits = put_draws(slot, draws, first, count, rows);
+    bool eager = device->step.mode == CUDA_MODE_EAGER;
     d->first = first;
     d->count = rows;
     d->total = first + rows;
     d->logits = logits;
     if (cuda_idle(device))
         return;
-    if (device->step.mode == CUDA_MODE_EAGER)
+    if (eager) {
         cuda_draws_upload(device, first, rows);
+        cuda_edits_upload(device, edits);
+    }
+    if (!eager || slot->edit_count > edits) /* a recorded step may bring some the next time */
+        cuda_check(device,
+                   cuda_launch_edits(device->stream, logits.data, logits.row_stride, d->params + first,
+                                     d->edits + edits),
+                   "draw");
     cuda_check(device,
                cuda_launch_draw(device->stream, logits.data, logits.row_stride, rows, (int32_t)logits.cols,
                                 d->params + first, first, d->results),
                "draw");
-    if (device->step.mode == CUDA_MODE_EAGER)
+    if (eager)
         cuda_draws_logits(device, logits);
 }
 

@@ -309,6 +309,22 @@ __global__ void __launch_bounds__(THREADS) draw_kernel(const float *logits, int6
     }
 }
 
+/* The host's arithmetic, rounding for rounding. */
+__global__ void __launch_bounds__(256) edit_kernel(float *logits, int64_t stride, const cuda_draw *draws,
+                                                   const cuda_edit *edits)
+{
+    pdl_wait();
+    pdl_release();
+    const int count = draws->edits;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+        const cuda_edit edit = edits[i];
+        float *at = logits + edit.row * stride + edit.id, x = *at;
+        x = __fadd_rn(x == x ? x : -INFINITY, edit.bias);
+        x = x > 0 ? __fdiv_rn(x, edit.repetition) : __fmul_rn(x, edit.repetition);
+        *at = __fsub_rn(__fsub_rn(x, edit.frequency), edit.presence);
+    }
+}
+
 __global__ void trap_kernel() { asm volatile("trap;"); }
 
 __global__ void stamp_kernel(cuda_results *results)
@@ -327,6 +343,12 @@ cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride
 {
     return cuda_launch(draw_kernel, dim3(static_cast<unsigned>(rows)), dim3(THREADS), 0, s, logits, stride, vocab, draws,
                        first, results);
+}
+
+cudaError_t cuda_launch_edits(cudaStream_t s, float *logits, int64_t stride, const cuda_draw *draws,
+                              const cuda_edit *edits)
+{
+    return cuda_launch(edit_kernel, dim3(64), dim3(256), 0, s, logits, stride, draws, edits);
 }
 
 cudaError_t cuda_launch_trap(cudaStream_t s) { return cuda_launch(trap_kernel, dim3(1), dim3(1), 0, s); }

@@ -140,7 +140,17 @@ typedef struct cuda_draw { /* qr_draw, as the kernel reads it */
     float temperature, top_p, min_p;
     int32_t top_k;
     double uniform;
+    int32_t edits, unused; /* of the first row of a launch: how many edits come before it */
 } cuda_draw;
+
+enum { CUDA_EDITS_MAX = 1 << 17 };
+typedef struct cuda_edit { /* qr_logit_edit of a row of the launch's logits */
+    int32_t row, id;
+    float bias, repetition, frequency, presence;
+} cuda_edit;
+/* draws->edits of them, read on the device. */
+cudaError_t cuda_launch_edits(cudaStream_t s, float *logits, int64_t stride, const cuda_draw *draws,
+                              const cuda_edit *edits);
 bool cuda_draw_fits(int32_t vocab);
 /* results->ids[first + i] from row i of the logits by draws[i]; -1: nothing in it is above -inf. Notes when it ends. */
 cudaError_t cuda_launch_draw(cudaStream_t s, const float *logits, int64_t stride, int32_t rows, int32_t vocab,

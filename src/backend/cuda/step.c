@@ -14,6 +14,9 @@ static cudaError_t open_slot(cuda_slot *slot, size_t facts_bytes)
         error =
             cudaHostAlloc((void **)&slot->draws, CUDA_DRAWS_MAX * sizeof(cuda_draw), cudaHostAllocDefault);
     if (error == cudaSuccess)
+        error =
+            cudaHostAlloc((void **)&slot->edits, CUDA_EDITS_MAX * sizeof(cuda_edit), cudaHostAllocDefault);
+    if (error == cudaSuccess)
         error = cudaHostAlloc((void **)&slot->results, sizeof(cuda_results), cudaHostAllocDefault);
     if (error == cudaSuccess)
         error = cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming);
@@ -23,7 +26,7 @@ static cudaError_t open_slot(cuda_slot *slot, size_t facts_bytes)
 
 static void close_slot(cuda_slot *slot)
 {
-    void *const pinned[] = {slot->facts, slot->draws, slot->results, slot->host_logits};
+    void *const pinned[] = {slot->facts, slot->draws, slot->edits, slot->results, slot->host_logits};
     for (size_t i = 0; i < QR_COUNT_OF(pinned); i++)
         if (pinned[i] != NULL)
             cudaFreeHost(pinned[i]);
@@ -322,7 +325,7 @@ const qr_batch *cuda_step_batch(qr_device *base, qr_kv *kv, const qr_batch *from
     step->mode = !replay                              ? CUDA_MODE_EAGER
                  : step->graphs[step->bucket] != NULL ? CUDA_MODE_REPLAY
                                                       : CUDA_MODE_RECORD;
-    slot->host_count = slot->host_copied = 0;
+    slot->host_count = slot->host_copied = slot->edit_count = 0;
     device->draws.total = 0;
     return b;
 }
@@ -394,6 +397,7 @@ qr_status cuda_step_end(qr_device *base, qr_error *err)
         end_recording(device);
     if (step->mode != CUDA_MODE_EAGER && device->error == cudaSuccess) {
         cuda_draws_upload(device, 0, device->draws.total);
+        cuda_edits_upload(device, 0);
         cuda_check(device, cudaGraphLaunch(step->graphs[step->bucket], device->stream), "step");
         cuda_draws_logits(device, step->graph_logits[step->bucket]);
     }
