@@ -461,12 +461,23 @@ qr_status qr_engine_step(qr_engine *e)
     return status;
 }
 
+/* A sequence of it goes on only from the token that the host draws: planned without it, it would fall into every
+ * second step and out of step with the others of its kind. */
+static bool engine_must_wait_for(const qr_flight *flight)
+{
+    for (int32_t i = 0; i < flight->plan->item_count; i++)
+        if (flight->plan->items[i].samples && flight->plan->items[i].seq->host_draws)
+            return true;
+    return false;
+}
+
 /* The same with the device a step ahead: while it runs one step the host plans the next and hands it over, and only
  * then looks at what the first one gave. A sequence that ends in a step has a row too many in the next. */
 qr_status qr_engine_step_ahead(qr_engine *e)
 {
     qr_flight *last = e->flying, *next = last == &e->flights[0] ? &e->flights[1] : &e->flights[0];
-    e->flying = engine_plan(e, next) ? next : NULL;
+    bool waits = last != NULL && engine_must_wait_for(last);
+    e->flying = !waits && engine_plan(e, next) ? next : NULL;
     if (last == NULL && e->flying == NULL) {
         engine_rest(e);
         return QR_OK;
