@@ -705,7 +705,7 @@ static void a_stream_says_how_far_it_is_to_whom_asks(void **state)
     char *marked = rig_request(&shared_rig, "POST", "/v1/completions", "X-Quire-Marks: 1\r\n", body);
     has(marked, "X-Quire-Created: ");
     has(marked, "X-Quire-Fingerprint: ");
-    char ids[64] = "";
+    qr_buf ids = {0};
     bool closed = false;
     size_t text_bytes = 0;
     for (const char *at = marked; (at = strstr(at, "\n: quire 0 ")) != NULL; at++) {
@@ -714,13 +714,14 @@ static void a_stream_says_how_far_it_is_to_whom_asks(void **state)
         assert_memory_equal(at - 2, "}\n", 2); /* behind a chunk */
         int got = sscanf(at, "\n: quire 0 %zu %63[0-9,]", &text_bytes, list);
         assert_true(got >= 1);
-        snprintf(ids + strlen(ids), sizeof(ids) - strlen(ids), "%s%s", ids[0] != '\0' && got == 2 ? "," : "",
-                 list);
+        qr_buf_append_cstr(&ids, ids.len > 0 && got == 2 ? "," : "");
+        qr_buf_append_cstr(&ids, list);
         closed = strncmp(strstr(at + 1, "\n\n") - 7, " closed", 7) == 0;
     }
-    assert_string_equal(ids, "79,110,99,101"); /* "Once" */
+    assert_string_equal(ids.data, "79,110,99,101"); /* "Once" */
     assert_int_equal(text_bytes, 4);
     assert_true(closed);
+    qr_buf_release(&ids);
     free(plain);
     free(marked);
     (void)state;
