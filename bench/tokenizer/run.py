@@ -5,8 +5,8 @@
 
 One thread, CPU seconds of it (a loaded machine waits, but is not charged), medians.  "first": a fresh tokenizer's
 first pass over the text; "again": the same text once more, when word caches are warm.  "load": tokenizer.json to a
-ready tokenizer.  Ids are compared with those of `tokenizers`.  Worst cases (a megabyte of one letter, of spaces, of
-emoji) are added with --worst.
+ready tokenizer; who prepares answers then pays for them there, so "load + first" is given, too.  Ids are compared
+with those of `tokenizers`.  Worst cases (a megabyte of one letter, of spaces, of emoji) are added with --worst.
 """
 import argparse
 import ctypes
@@ -85,16 +85,42 @@ def timed(function, *arguments):
     return time.process_time() - start, result
 
 
-def measure(load, encode, ids, text, size, repeat):
-    loads, first, again, result = [], [], [], None
-    for _ in range(repeat):
-        seconds, tokenizer = timed(load)
-        loads.append(seconds * 1e3)
-        seconds, result = timed(encode, tokenizer, text)
-        first.append(size / 1e6 / seconds)
-        seconds, result = timed(encode, tokenizer, text)
-        again.append(size / 1e6 / seconds)
-    return statistics.median(loads), statistics.median(first), statistics.median(again), ids(result)
+def measure(load, encode, text, size):
+    """One fresh tokenizer: milliseconds to load, MB/s of its first and of its second pass, the result."""
+    seconds, tokenizer = timed(load)
+    first, result = timed(encode, tokenizer, text)
+    again, result = timed(encode, tokenizer, text)
+    return seconds * 1e3, size / 1e6 / first, size / 1e6 / again, result
+
+
+def compare(folder, name, text, repeat):
+    """Rows of one text. The peers take turns, so that a machine that slows down slows all of them."""
+    data = text.encode()
+    every = {"quire": (lambda: Quire(folder), lambda t, s: (t, t.encode(data)), lambda r: r[0].ids(r[1]))}
+    every.update(peers(folder))
+    samples, answers = {}, {}
+    for turn in range(repeat):
+        for peer, (load, encode, ids) in every.items():
+            if turn > 0 and (peer not in samples or peer.startswith("tokenizers")):
+                continue
+            try:
+                *sample, result = measure(load, encode, text, len(data))
+            except Exception as problem:  # pylint: disable=broad-except
+                print("%-16s %-20s %s" % (name, peer, str(problem)[:60]))
+                continue
+            samples.setdefault(peer, []).append(sample)
+            if turn == 0:
+                answers[peer] = ids(result)
+    want = next((a for p, a in answers.items() if p.startswith("tokenizers")), None)
+    for peer, values in samples.items():
+        load, first, again = (statistics.median(column) for column in zip(*values))
+        yield {"text": name, "peer": peer, "bytes": len(data), "load_ms": load, "first_mb_s": first, "again_mb_s": again,
+               "load_and_first_ms": load + len(data) / 1e3 / first, "equal": want is None or answers[peer] == want}
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
 
 
 def main():
@@ -113,29 +139,17 @@ def main():
         texts += [("1 MB of a", "a" * 1000000), ("1 MB of space", " " * 1000000), ("1 MB of emoji", "\U0001f642" * 250000)]
     rows = []
     for name, text in texts:
-        size, want = len(text.encode()), None
-        data = text.encode()
-        every = {"quire": (lambda: Quire(options.folder), lambda t, s: (t, t.encode(data)), lambda r: r[0].ids(r[1]))}
-        every.update(peers(options.folder))
-        answers = {}
-        for peer, (load, encode, ids) in every.items():
-            slow = peer.startswith("tokenizers")
-            try:
-                loads, first, again, answers[peer] = measure(load, encode, ids, text, size, 1 if slow else options.repeat)
-            except Exception as problem:  # pylint: disable=broad-except
-                print("%-16s %-20s %s" % (name, peer, str(problem)[:60]))
-                continue
-            rows.append({"text": name, "peer": peer, "bytes": size, "load_ms": loads, "first_mb_s": first, "again_mb_s": again})
-        want = next((a for p, a in answers.items() if p.startswith("tokenizers")), None)
-        for row in rows:
-            if row["text"] == name:
-                row["equal"] = want is None or answers[row["peer"]] == want
-                print("%-16s %-20s load %7.1f ms  first %7.1f MB/s  again %7.1f MB/s  %s" %
-                      (name, row["peer"], row["load_ms"], row["first_mb_s"], row["again_mb_s"],
-                       "" if row["equal"] else "IDS DIFFER"), flush=True)
+        for row in compare(options.folder, name, text, options.repeat):
+            rows.append(row)
+            print("%-16s %-20s load %7.1f ms  first %7.1f MB/s  again %7.1f MB/s  load + first %7.1f ms  %s" %
+                  (name, row["peer"], row["load_ms"], row["first_mb_s"], row["again_mb_s"], row["load_and_first_ms"],
+                   "" if row["equal"] else "IDS DIFFER"), flush=True)
     if options.json:
+        record = {"command": " ".join(["python3"] + sys.argv), "processor": processor(),
+                  "load_average": os.getloadavg()[0], "rows": rows}
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+            json.dump(record, file, indent=1)
+            file.write("\n")
 
 
 if __name__ == "__main__":
