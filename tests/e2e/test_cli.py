@@ -25,7 +25,7 @@ def test_unknown_options_suggest_the_nearest():
 
 
 def test_options_of_vllm_are_refused_by_name_or_passed_over():
-    for option in ("--ssl-keyfile", "--tensor-parallel-size", "--quantization"):
+    for option in ("--ssl-keyfile", "--pipeline-parallel-size", "--quantization"):
         result = quire("serve", "x", option, "2")
         assert result.returncode != 0 and f"{option}: " in result.stderr and "not served yet" in result.stderr
     result = quire("run", model_path(), "Hi", "--trust-remote-code", "--swap-space", "4", "--max-tokens", "2")

@@ -132,10 +132,10 @@ def raw(server, data, read=65536):
 
 
 def test_oversized_parts_are_refused_by_their_own_status(server):
-    assert raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * (5 << 20)).startswith(b"HTTP/1.1 431")
-    assert raw(server, b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 10000 + b"\r\n").startswith(b"HTTP/1.1 431")
-    assert raw(server, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 414")
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    assert raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * (5 << 20)).startswith(b"HTTP/1.1 431")
+    assert raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 10000 + b"\r\n").startswith(b"HTTP/1.1 431")
+    assert raw(server, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 414")
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     assert raw(server, head + b"Content-Length: 1073741824\r\n\r\n").startswith(b"HTTP/1.1 413")
     endless = head + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b"a" * 0x100000 + b"\r\n") * 20
     assert raw(server, endless).startswith(b"HTTP/1.1 413")

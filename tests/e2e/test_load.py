@@ -38,7 +38,7 @@ def test_200_clients_at_once_get_what_each_gets_alone(server):
 def raw_request(server, body):
     import json
     data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     connection.sendall(head.encode() + data)
     return connection
