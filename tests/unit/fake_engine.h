@@ -528,7 +528,7 @@ qr_sample_view qr_request_sample(const qr_request *request, int32_t index)
                             .text_bytes = sample->seen,
                             .logprobs = request->columns > 0 ? sample->rows : NULL,
                             .logprob_columns = (size_t)request->columns,
-                            .finish = sample->finish};
+                            .finish = sample->finish_seen ? sample->finish : QR_FINISH_NONE};
 }
 
 const char *qr_request_prefix_text(const qr_request *request, size_t *bytes)
