@@ -151,16 +151,17 @@ static qr_status encode_word(qr_encoder *encoder, const uint8_t *word, size_t le
     bool known = qr_word_slot_is(slot, key);
     if (known &&
         (key->tag != QR_WORD_LONG || memcmp(encoder->long_words.data + slot->ids[2], word, len) == 0)) {
-        if (slot->count == MANY_IDS)
-            append_ids(ids, encoder->many_ids.data + slot->ids[0], (size_t)slot->ids[1]);
-        else
+        if (slot->count != MANY_IDS)
             append_ids(ids, slot->ids, slot->count);
+        else if (slot->ids[1] > 0) /* else there may be no list yet */
+            append_ids(ids, encoder->many_ids.data + slot->ids[0], (size_t)slot->ids[1]);
         return QR_OK;
     }
     size_t before = ids->count;
     qr_status status = model_word(encoder, word, len, ids, err);
+    size_t made = ids->count - before;
     if (status == QR_OK && !known && len <= LONG_MAX)
-        keep(encoder, word, len, key, ids->data + before, ids->count - before);
+        keep(encoder, word, len, key, made > 0 ? ids->data + before : NULL, made);
     return status;
 }
 
