@@ -538,6 +538,11 @@ static qr_status set_unigram(model_reader *reader)
 {
     qr_tokenizer *tokenizer = reader->tokenizer;
     qr_unigram *unigram = &tokenizer->unigram;
+    if (reader->scores.count != (size_t)tokenizer->model_count)
+        return qr_fail(
+            reader->err, QR_BAD_FILE,
+            "%s: model: vocab: a Unigram's is one list of [piece, score], here %zu scores and %d pieces",
+            tokenizer->name, reader->scores.count, tokenizer->model_count);
     if (reader->unk_id >= tokenizer->model_count)
         return qr_fail(reader->err, QR_BAD_FILE, "%s: model: unk_id %lld of %d pieces", tokenizer->name,
                        (long long)reader->unk_id, tokenizer->model_count);
